@@ -1,0 +1,140 @@
+"""Every way our own code says no.
+
+One class for each thing a caller might do something different about. A message is for the person at the
+terminal; data that an outer layer needs to word it differently are attributes. Nothing here knows HTTP.
+"""
+
+from enum import StrEnum
+
+
+class AppError(Exception):
+    """Base of all errors this program raises on purpose."""
+
+
+class InvalidRequest(AppError):
+    """What was asked for makes no sense as asked; asking again will not help."""
+
+
+class InvalidName(InvalidRequest):
+    """Not a model name: `[host/][namespace/]model[:tag]`."""
+
+
+class InvalidDigest(InvalidRequest):
+    """Not a digest: `sha256:<64 hex digits>`."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__("invalid digest format")
+        self.text = text
+
+
+class DigestMismatch(InvalidRequest):
+    """Bytes arrived that do not hash to the digest they were announced under."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f'digest mismatch, expected "{expected}", got "{actual}"')
+        self.expected = expected
+        self.actual = actual
+
+
+class InvalidOption(InvalidRequest):
+    """An option's value has the wrong type."""
+
+    def __init__(self, name: str, expected: str) -> None:
+        super().__init__(f'option "{name}" must be of {expected}')
+        self.name = name
+
+
+class InvalidModelfile(InvalidRequest):
+    """A Modelfile that cannot be parsed."""
+
+
+class InvalidGGUF(InvalidRequest):
+    """A file that is not a well-formed GGUF."""
+
+
+class InvalidTemplate(InvalidRequest):
+    """A Go template that does not parse, or that fails on the values of one request."""
+
+
+class UnsupportedCapability(InvalidRequest):
+    """The model cannot do what the request needs, such as `tools` or `thinking`."""
+
+    def __init__(self, message: str, capability: str) -> None:
+        super().__init__(message)
+        self.capability = capability
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt alone does not fit the context window. Both counts are tokens."""
+
+    def __init__(self, prompt_tokens: int, num_ctx: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, the context window {num_ctx}; "
+            "shorten the prompt or raise num_ctx"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.num_ctx = num_ctx
+
+
+class NotFound(AppError):
+    """Something named does not exist here."""
+
+
+class ModelNotFound(NotFound):
+    """No such model in the store. `name` is the client's own spelling."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model '{name}' not found")
+        self.name = name
+
+
+class BlobNotFound(NotFound):
+    """No such blob in the store."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f'blob "{digest}" not found')
+        self.digest = digest
+
+
+class StoreFailed(AppError):
+    """The store could not be read or written: disk full, no permission, a corrupt manifest."""
+
+
+class ServerBusy(AppError):
+    """The bound on waiting requests is reached; `retry_after_s` is a hint."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("server busy, please try again.  maximum pending requests exceeded")
+        self.retry_after_s = retry_after_s
+
+
+class LoadFailure(StrEnum):
+    """Why an engine did not come up, as far as its last words say."""
+
+    OUT_OF_MEMORY = "out of memory"
+    UNSUPPORTED_ARCHITECTURE = "unsupported architecture"
+    CORRUPT_FILE = "corrupt file"
+    CONTEXT_TOO_LARGE = "context too large"
+    MISSING_LIBRARY = "missing library"
+    TIMED_OUT = "timed out"
+    OTHER = "other"
+
+
+class LoadFailed(AppError):
+    """A runner could not be started."""
+
+    def __init__(self, message: str, reason: LoadFailure) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RunnerFailed(AppError):
+    """A runner died, or broke off, while it served a request."""
+
+
+class EngineRejected(AppError):
+    """The engine refused a request, in its own words and with its own HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
