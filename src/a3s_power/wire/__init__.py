@@ -1,0 +1,1 @@
+"""The JSON shapes of the APIs, and how they become bytes."""
