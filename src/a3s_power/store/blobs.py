@@ -1,0 +1,317 @@
+"""Blobs: files kept under the sha256 of their bytes, `<data_dir>/blobs/sha256-<hex>`.
+
+A blob is there whole or not at all: its bytes gather in a part file elsewhere on the same file system, and
+fsync and rename make it a blob once its digest has been checked. Part files never lie among the blobs, where
+Ollama's start-up prune deletes what it does not know.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from a3s_power.errors import BlobNotFound, DigestMismatch, InvalidDigest, InvalidRequest, StoreFailed
+from a3s_power.units import MIB
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})", re.ASCII)
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space, or keep models elsewhere with OLLAMA_MODELS",
+    errno.EDQUOT: "the disk quota is used up; free some space, or keep models elsewhere with OLLAMA_MODELS",
+    errno.EACCES: "permission denied; check who owns the folder",
+    errno.EPERM: "permission denied; check who owns the folder",
+    errno.EROFS: "the file system is read-only; keep models elsewhere with OLLAMA_MODELS",
+}
+
+
+def check_digest(text: str) -> str:
+    """`sha256:<hex>` of `sha256:<64 hex>` or `sha256-<64 hex>`, its case kept. Raises InvalidDigest."""
+    if match := _DIGEST.fullmatch(text):
+        return f"sha256:{match[1]}"
+    raise InvalidDigest(text)
+
+
+@contextmanager
+def disk_errors(action: str) -> Iterator[None]:
+    """An OSError within becomes StoreFailed: `cannot <action>: the disk is full; …`."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreFailed(f"cannot {action}: {_ADVICE.get(exc.errno or 0, exc.strerror or exc)}") from exc
+
+
+def workspace(root: Path) -> Path:
+    """Where files bound for `root` are made: `.a3s-power/parts` beside it, symlinks followed.
+
+    On the same file system, so that rename can move them in. Where `root` is a mount point that place is inside
+    it: Ollama's prune leaves folders alone, and its glob for manifests looks four levels deep, no less.
+    """
+    root = root.resolve()
+    beside = root.parent.stat().st_dev == root.stat().st_dev
+    return (root.parent if beside else root) / ".a3s-power" / "parts"
+
+
+def make_workspace(root: Path) -> Path:
+    """`workspace(root)`, with `root` and itself on disk."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = workspace(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def open_locked(path: Path) -> FileIO | None:
+    """Open `path`, made if absent, for us alone until it is closed. None while somebody else has it.
+
+    The lock belongs to the file and not to its name: after a wait the name may be another file's, or the file a
+    finished blob. So only a lock on the file that bears the name now counts.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _bears_name(fd, path):
+                return FileIO(fd, "r+")
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def open_temp(folder: Path) -> tuple[Path, FileIO]:
+    """A new, locked file under a random name, `<hex>.tmp`; the caller renames or removes it."""
+    while True:
+        path = folder / f"{secrets.token_hex(16)}.tmp"
+        if file := open_locked(path):
+            return path, file
+
+
+def fsync_dir(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class BlobStore:
+    """All blobs of a store. Nothing is made on disk before the first of them comes in."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir / "blobs"
+        self._pins: Counter[str] = Counter()
+        self._pins_lock = threading.Lock()
+
+    def path(self, digest: str) -> Path:
+        """The one place where a digest becomes a path. Raises InvalidDigest."""
+        return self.root / check_digest(digest).replace(":", "-")
+
+    def has(self, digest: str) -> bool:
+        return self._size(self.path(digest)) is not None
+
+    def size(self, digest: str) -> int:
+        """Bytes. Raises BlobNotFound."""
+        if (size := self._size(self.path(digest))) is None:
+            raise BlobNotFound(digest)
+        return size
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob for reading. Raises BlobNotFound."""
+        path = self.path(digest)
+        with disk_errors(f"read blob {path}"):
+            try:
+                return path.open("rb")
+            except FileNotFoundError as exc:
+                raise BlobNotFound(digest) from exc
+
+    def touch(self, digest: str) -> None:
+        """Say that the blob is in use: no prune, ours or Ollama's, takes it within the hour."""
+        path = self.path(digest)
+        with disk_errors(f"touch blob {path}"):
+            try:
+                os.utime(path)
+            except FileNotFoundError as exc:
+                raise BlobNotFound(digest) from exc
+
+    def digests(self) -> list[str]:
+        """Every blob here. Files under other names, such as Ollama's partial downloads, are not blobs."""
+        names: list[str] = []
+        with disk_errors(f"list {self.root}"), suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())
+        return [check_digest(name) for name in names if _is_blob_name(name)]
+
+    def delete(self, digest: str) -> bool:
+        """Remove a blob and say whether it went: one that is pinned stays, one that is absent is fine."""
+        path = self.path(digest)
+        with self._pins_lock, disk_errors(f"delete blob {path}"), suppress(FileNotFoundError):
+            if check_digest(digest) not in self._pins:
+                path.unlink()
+                return True
+        return False
+
+    @contextmanager
+    def pin(self, digests: Iterable[str]) -> Iterator[None]:
+        """Within this, nothing in this process deletes these blobs. Pin first, then ask whether they are here."""
+        pinned = [check_digest(digest) for digest in digests]
+        with self._pins_lock:
+            self._pins.update(pinned)
+        try:
+            yield
+        finally:
+            with self._pins_lock:
+                self._pins.subtract(pinned)
+                self._pins = +self._pins
+
+    def is_pinned(self, digest: str) -> bool:
+        with self._pins_lock:
+            return check_digest(digest) in self._pins
+
+    @contextmanager
+    def ingest(self, digest: str | None = None, size: int | None = None) -> "Iterator[Ingest]":
+        """Take in a blob of `size` bytes, announced as `digest`; either may be unknown.
+
+        Left without a commit, the bytes of an announced blob stay, and the next ingest of it goes on from
+        there, after reading them again for the hash. If another ingest of it is under way, here or in another
+        process, this one begins an own part that does not stay. Unannounced bytes never stay.
+        """
+        digest = None if digest is None else check_digest(digest)
+        with disk_errors(f"write to {self.root}"):
+            ingest = Ingest(self, *_open_part(make_workspace(self.root), digest), digest, size)
+        try:
+            ingest.resume()
+            yield ingest
+        finally:
+            ingest.close()
+
+    def _size(self, path: Path) -> int | None:
+        with disk_errors(f"read blob {path}"), suppress(FileNotFoundError):
+            status = path.stat()
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return None
+
+
+class Ingest:
+    """One blob on its way in, made by `BlobStore.ingest`; for one thread at a time."""
+
+    def __init__(self, store: BlobStore, path: Path, file: FileIO, digest: str | None, size: int | None) -> None:
+        self.offset = 0
+        """Bytes held."""
+        self.size = size
+        """Bytes announced, if they were."""
+        self._store, self._path, self._file, self._digest = store, path, file, digest
+        self._hash = hashlib.sha256()
+        self._has_part = True
+
+    def resume(self) -> None:
+        """Hash what an earlier ingest left. More bytes than were announced are no beginning of this blob."""
+        with disk_errors(f"read {self._path}"):
+            while chunk := self._file.read(MIB):
+                self._count(chunk)
+        if self.size is not None and self.offset > self.size:
+            self.restart()
+
+    def write(self, chunk: bytes) -> None:
+        """Append. InvalidRequest, and back to the beginning, beyond the announced size."""
+        if self.size is not None and self.offset + len(chunk) > self.size:
+            self.restart()
+            raise InvalidRequest(f"blob is longer than the {self.size} bytes announced")
+        rest = memoryview(chunk)
+        with disk_errors(f"write blob to {self._path}"):
+            while rest:  # counted as it goes: what is hashed is what the file holds, also when the disk fills up
+                written = self._file.write(rest)
+                self._count(rest[:written])
+                rest = rest[written:]
+
+    def restart(self) -> None:
+        """Drop the bytes held and begin again."""
+        with disk_errors(f"write blob to {self._path}"):
+            self._file.seek(0)
+            self._file.truncate()
+        self.offset, self._hash = 0, hashlib.sha256()
+
+    def commit(self) -> str:
+        """Check the bytes, make them a blob that survives a power cut, and return their digest.
+
+        Raises DigestMismatch and drops the bytes if they are not the ones announced; InvalidRequest, and keeps
+        them, if there are fewer.
+        """
+        if self.size is not None and self.offset != self.size:
+            raise InvalidRequest(f"blob ended after {self.offset} of the {self.size} bytes announced")
+        digest = f"sha256:{self._hash.hexdigest()}"
+        if self._digest is not None and self._digest != digest:
+            self.abort()
+            raise DigestMismatch(self._digest, digest)
+        if self._is_there(digest):
+            self.abort()
+        else:
+            self._become(self._store.path(digest))
+        return digest
+
+    def abort(self) -> None:
+        """Drop the bytes for good. Does nothing after a commit."""
+        if self._has_part:
+            with disk_errors(f"delete {self._path}"):
+                self._path.unlink(missing_ok=True)
+            self._has_part = False
+
+    def close(self) -> None:
+        """Let go; `BlobStore.ingest` calls it. A part that nobody can resume goes."""
+        try:
+            if self.offset == 0 or self._path.suffix != ".part":
+                self.abort()
+        finally:
+            self._file.close()
+
+    def _is_there(self, digest: str) -> bool:
+        """Touch the blob that is here already. One cut short by somebody's crash does not count."""
+        try:
+            self._store.touch(digest)
+            return self._store.size(digest) == self.offset
+        except BlobNotFound:
+            return False
+
+    def _become(self, blob: Path) -> None:
+        with disk_errors(f"write blob {blob}"):
+            os.fchmod(self._file.fileno(), 0o644)
+            os.utime(self._file.fileno())  # the bytes may be old, and prunes go by age
+            os.fsync(self._file.fileno())
+            self._path.replace(blob)
+            self._has_part = False
+            fsync_dir(blob.parent)
+
+    def _count(self, chunk: bytes | memoryview) -> None:
+        self._hash.update(chunk)
+        self.offset += len(chunk)
+
+
+def _open_part(folder: Path, digest: str | None) -> tuple[Path, FileIO]:
+    """The part to append to: under the digest's name if it is announced and nobody else is at it."""
+    if digest is not None:
+        path = folder / f"{digest.removeprefix('sha256:')}.part"
+        if file := open_locked(path):
+            return path, file
+    return open_temp(folder)
+
+
+def _bears_name(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_blob_name(name: str) -> bool:
+    return name.startswith("sha256-") and _DIGEST.fullmatch(name) is not None
