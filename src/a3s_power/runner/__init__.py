@@ -1,0 +1,1 @@
+"""Engines: one process for each loaded model, and what can be asked of it."""

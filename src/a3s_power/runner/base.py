@@ -1,0 +1,113 @@
+"""What a runner is, and what every kind of runner promises.
+
+A *runner* is one live instance of an engine with one model loaded. Whoever starts it owns it: `Engine.start`
+is an async context manager; inside it the runner serves, and when it is left, however it is left, nothing of
+the runner remains, neither process nor socket. The contract, which `tests/contract/` holds every kind to:
+
+Start. `start` returns once the model is loaded and the runner answers. While it loads, `on_progress` is
+    called with the bytes resident so far. It raises LoadFailed, with the engine's last words and a reason, when
+    the engine refuses or dies, and with reason TIMED_OUT when nothing moved for the load timeout. Cancelling it
+    ends the load and leaves no process.
+Serve. `chat`, `complete` are async context managers over an iterator of events: some Text, Thinking or ToolCalls,
+    then exactly one Done. Entering sends the request and returns when the engine has accepted it: a request the
+    engine refuses raises ContextExceeded or EngineRejected there, before any event. Leaving early stops the
+    generation. As many requests may be open at once as the spec has slots; more wait inside the engine.
+Die. A runner that dies raises RunnerFailed, with the engine's last words, in every open request and in every
+    later one; `wait_exit` returns. It is never restarted in place: the owner starts another.
+Stop. The engine is asked to end, then made to. It ends by itself when the process that started it does.
+
+A spec and all that goes in and out are plain values that could be sent to another machine; nothing here says
+where a runner lives.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from a3s_power.generation import Event
+from a3s_power.messages import Message
+from a3s_power.options import SamplingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSpec:
+    """All that makes one loaded runner differ from another: its identity. Paths are absolute."""
+
+    model_path: str
+    projector_paths: tuple[str, ...] = ()
+    adapter_paths: tuple[str, ...] = ()
+    num_ctx: int = 4096
+    """Most tokens one request may see, prompt and answer together."""
+    slots: int = 1
+    """Requests served at once; the KV pool holds slots x num_ctx tokens, so it cannot overflow."""
+    num_batch: int = 512
+    num_gpu: int = -1
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    num_thread: int = 0
+    kv_cache_type: str = "f16"
+    flash_attention: bool | None = None
+    embedding: bool = False
+
+    def serves(self, wanted: "LoadSpec") -> bool:
+        """Whether a runner loaded like this does for `wanted`: a context at least as large, else the same."""
+        return self.num_ctx >= wanted.num_ctx and replace(self, num_ctx=wanted.num_ctx) == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one request generates: options, bounds and constraints, already decided."""
+
+    options: SamplingOptions = field(default_factory=SamplingOptions)
+    max_tokens: int | None = None
+    """None generates until the context window is full."""
+    output_format: str | Mapping[str, object] | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation for the engine's own chat template."""
+
+    messages: tuple[Message, ...]
+    tools: Sequence[Mapping[str, object]] = ()
+    think: bool | str | None = None
+
+
+EventStream = AbstractAsyncContextManager[AsyncIterator[Event]]
+
+
+class Runner(Protocol):
+    """One live engine process with one model."""
+
+    @property
+    def pid(self) -> int:
+        """The process whose memory is the runner's, children included."""
+
+    def chat(self, prompt: ChatPrompt, sampling: Sampling) -> EventStream:
+        """Continue a conversation; the engine renders it and parses what comes back."""
+
+    def complete(self, prompt: str, sampling: Sampling) -> EventStream:
+        """Continue a finished prompt. Special tokens in it count as such; all that comes back is Text."""
+
+    async def render(self, prompt: ChatPrompt) -> str:
+        """The text that `chat` would put before the model."""
+
+    async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Tokens of a text; `special` adds those the model wants at the ends."""
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+
+    async def wait_exit(self) -> None:
+        """Return when the engine process has ended, wanted or not."""
+
+
+class Engine(Protocol):
+    """A way to make runners."""
+
+    def start(
+        self, spec: LoadSpec, on_progress: Callable[[int], None] = ...
+    ) -> AbstractAsyncContextManager[Runner]:
+        """Own one runner for the length of the `async with`; see the module's contract."""

@@ -1,0 +1,101 @@
+"""What starts a llama.cpp engine for a LoadSpec: one table for the library, one for the binary.
+
+Parameters are named as in `xllamacpp.CommonParams` (llama.cpp's `common_params`), arguments as in `llama-server`.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+
+from a3s_power.devices import physical_cores
+from a3s_power.runner.base import LoadSpec
+
+SPIN_COUNT = 2000
+"""Turns an idle OpenMP thread spins at a barrier before it sleeps.
+
+Unlimited (the default) is no faster alone and a hundred times slower beside other work: on two cores, two
+engines at once took 117 s for what takes 2.2 s. 2000 keeps 0.98 of the speed alone; two at once then take 1.34
+times as long as one after the other.
+"""
+
+Params = dict[str, object]
+
+LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
+    "model_path": lambda s: {"model.path": s.model_path},
+    "projector_paths": lambda s: {"mmproj.path": s.projector_paths[0]} if s.projector_paths else {},
+    "adapter_paths": lambda s: {"lora_adapters": list(s.adapter_paths)} if s.adapter_paths else {},
+    "num_ctx": lambda s: {"n_ctx": s.num_ctx * s.slots, "kv_unified_per_slot": s.num_ctx},
+    "slots": lambda s: {"n_parallel": s.slots, "kv_unified": True, "n_threads_http": s.slots + 4},
+    "num_batch": lambda s: {"n_batch": s.num_batch, "n_ubatch": s.num_batch},
+    "num_gpu": lambda s: {"n_gpu_layers": s.num_gpu, "fit_params": s.num_gpu < 0},
+    "main_gpu": lambda s: (
+        {} if s.main_gpu is None else {"main_gpu": s.main_gpu, "split_mode": "LLAMA_SPLIT_MODE_NONE"}
+    ),
+    "use_mmap": lambda s: {"load_mode": "LLAMA_LOAD_MODE_NONE"} if s.use_mmap is False else {},
+    "num_thread": lambda s: {"cpuparams.n_threads": threads(s), "cpuparams_batch.n_threads": threads(s)},
+    "kv_cache_type": lambda s: {
+        name: f"GGML_TYPE_{s.kv_cache_type.upper()}" for name in ("cache_type_k", "cache_type_v")
+    },
+    "flash_attention": lambda s: {
+        "flash_attn_type": f"LLAMA_FLASH_ATTN_TYPE_{_on_off_auto(s.flash_attention, 'ENABLED', 'DISABLED')}"
+    },
+    "embedding": lambda s: {"embedding": s.embedding},
+}
+"""LoadSpec field → parameters of the engine inside `runner.host`."""
+
+BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
+    "model_path": lambda s: ["--model", s.model_path],
+    "projector_paths": lambda s: ["--mmproj", s.projector_paths[0]] if s.projector_paths else [],
+    "adapter_paths": lambda s: [arg for path in s.adapter_paths for arg in ("--lora", path)],
+    # Not unified: each slot has its own num_ctx cells, so that none can take another's.
+    "num_ctx": lambda s: ["--ctx-size", str(s.num_ctx * s.slots), "--no-kv-unified"],
+    "slots": lambda s: ["--parallel", str(s.slots), "--threads-http", str(s.slots + 4)],
+    "num_batch": lambda s: ["--batch-size", str(s.num_batch), "--ubatch-size", str(s.num_batch)],
+    "num_gpu": lambda s: ["--n-gpu-layers", str(s.num_gpu)] if s.num_gpu >= 0 else [],
+    "main_gpu": lambda s: [] if s.main_gpu is None else ["--main-gpu", str(s.main_gpu), "--split-mode", "none"],
+    "use_mmap": lambda s: ["--no-mmap"] if s.use_mmap is False else [],
+    "num_thread": lambda s: ["--threads", str(threads(s))],
+    "kv_cache_type": lambda s: ["--cache-type-k", s.kv_cache_type, "--cache-type-v", s.kv_cache_type],
+    "flash_attention": lambda s: ["--flash-attn", _on_off_auto(s.flash_attention, "on", "off").lower()],
+    "embedding": lambda s: ["--embedding"] if s.embedding else [],
+}
+"""LoadSpec field → arguments of a `llama-server` binary."""
+
+
+def library_params(spec: LoadSpec, *, verbose: bool) -> Params:
+    """All parameters of the engine as a library. Its log says only warnings unless `verbose`."""
+    params: Params = {
+        "verbosity": 4 if verbose else 2,
+        "cache_ram_mib": 0,  # the prompt cache in host memory: no memory is taken that no one has counted
+        "ui": False,
+        "offline": True,
+    }
+    for of_field in LIBRARY.values():
+        params |= of_field(spec)
+    return params
+
+
+def binary_argv(spec: LoadSpec, socket: str, *, verbose: bool) -> list[str]:
+    """All arguments of the engine as a program."""
+    argv = ["--host", socket, "--offline", "--no-webui", "--jinja", "--cache-ram", "0"]
+    argv += ["--log-verbosity", "4" if verbose else "2"]
+    for of_field in BINARY.values():
+        argv += of_field(spec)
+    return argv
+
+
+def engine_environment() -> dict[str, str]:
+    """What the engine needs in its environment."""
+    return {
+        "GOMP_SPINCOUNT": str(SPIN_COUNT),
+        # Unguessable, so that no client's text can pass for the place of a picture.
+        "LLAMA_MEDIA_MARKER": f"<__media_{secrets.token_hex(16)}__>",
+    }
+
+
+def threads(spec: LoadSpec) -> int:
+    """Compute threads: as asked for, else one for each physical core."""
+    return spec.num_thread or physical_cores()
+
+
+def _on_off_auto(choice: bool | None, on: str, off: str) -> str:
+    return "AUTO" if choice is None else on if choice else off

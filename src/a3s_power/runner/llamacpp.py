@@ -1,0 +1,191 @@
+"""The llama.cpp engine: runners as processes, `runner.base`'s contract as calls to llama-server's API."""
+
+import ctypes
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import Process
+
+from a3s_power.devices import memory_of
+from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed
+from a3s_power.generation import Event
+from a3s_power.runner import failures, llamajson
+from a3s_power.runner.base import ChatPrompt, LoadSpec, Sampling
+from a3s_power.runner.launch import binary_argv, engine_environment, library_params
+from a3s_power.runner.link import LinkBroken, Reply, exchange
+from a3s_power.runner.process import child_environment, last_words, running
+
+POLL_S = 0.02
+HEALTH_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 60.0
+"""For calls that need no generation; a slot that is deep in a long batch can delay them."""
+
+
+def check_libraries() -> None:
+    """Raise LoadFailed when a system library that the engine links against is missing."""
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError as exc:
+        raise failures.load_failed(str(exc), returncode=1) from exc
+
+
+@dataclass(frozen=True)
+class LlamaCppEngine:
+    """Makes runners. `llama_server` names a binary to drive instead of the engine that comes with us."""
+
+    runtime_dir: Path
+    """Short, since a Unix socket's path has at most 107 bytes; each runner gets a folder of its own in it."""
+    load_timeout_s: float
+    environ: Mapping[str, str]
+    llama_server: str | None = None
+    verbose: bool = False
+
+    @asynccontextmanager
+    async def start(
+        self, spec: LoadSpec, on_progress: Callable[[int], None] = lambda _resident: None
+    ) -> AsyncIterator["LlamaCppRunner"]:
+        """See `runner.base`."""
+        if self.llama_server is None:
+            check_libraries()
+        # mkdtemp makes it 0700: other users cannot reach the engine.
+        with TemporaryDirectory(prefix="a3s-", dir=self.runtime_dir, ignore_cleanup_errors=True) as folder:
+            socket, log = str(Path(folder, "s.sock")), Path(folder, "log")  # the engine knows it by ".sock"
+
+            async def ready(process: Process) -> None:
+                await self._ready(process, socket, log, on_progress)
+
+            env = child_environment(self.environ, engine_environment())
+            try:
+                async with running(self._argv(spec, socket), log=log, env=env, ready=ready) as process:
+                    yield LlamaCppRunner(process, socket, log)
+            except OSError as exc:
+                raise LoadFailed(f"the engine could not be started: {exc}", LoadFailure.OTHER) from exc
+
+    def _argv(self, spec: LoadSpec, socket: str) -> list[str]:
+        request: dict[str, Any] = {"socket": socket}
+        if self.llama_server is None:
+            request["params"] = library_params(spec, verbose=self.verbose)
+        else:
+            request["binary"] = self.llama_server
+            request["argv"] = binary_argv(spec, socket, verbose=self.verbose)
+        # -P: the working directory is no place to import from
+        return [sys.executable, "-P", "-m", "a3s_power.runner.host", msgspec.json.encode(request).decode()]
+
+    async def _ready(self, process: Process, socket: str, log: Path, on_progress: Callable[[int], None]) -> None:
+        """Wait until the engine answers. The deadline moves as long as the process still grows."""
+        resident = 0
+        with anyio.move_on_after(self.load_timeout_s) as scope:
+            while True:
+                if process.returncode is not None:
+                    raise failures.load_failed(last_words(log), process.returncode)
+                if await _is_healthy(socket):
+                    return
+                if (now_resident := memory_of(process.pid).resident) > resident:
+                    resident = now_resident
+                    scope.deadline = anyio.current_time() + self.load_timeout_s
+                    on_progress(resident)
+                await anyio.sleep(POLL_S)
+        words = failures.telling_line(last_words(log))
+        raise LoadFailed(f"timed out waiting for the engine to start - {words}", LoadFailure.TIMED_OUT)
+
+
+async def _is_healthy(socket: str) -> bool:
+    try:
+        with anyio.fail_after(HEALTH_TIMEOUT_S):
+            async with exchange(socket, "/health") as reply:
+                return reply.status == 200
+    except (LinkBroken, TimeoutError):
+        return False
+
+
+class LlamaCppRunner:
+    """One live engine process. Made by LlamaCppEngine only."""
+
+    def __init__(self, process: Process, socket: str, log: Path) -> None:
+        self._process = process
+        self._socket = socket
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """See `runner.base`."""
+        return self._process.pid
+
+    async def wait_exit(self) -> None:
+        """See `runner.base`."""
+        await self._process.wait()
+
+    @asynccontextmanager
+    async def chat(self, prompt: ChatPrompt, sampling: Sampling) -> AsyncIterator[AsyncIterator[Event]]:
+        """See `runner.base`."""
+        body = llamajson.chat_body(prompt, sampling)
+        async with self._stream("/v1/chat/completions", body) as reply:
+            yield self._told(llamajson.chat_events(reply.chunks(), sampling.top_logprobs))
+
+    @asynccontextmanager
+    async def complete(self, prompt: str, sampling: Sampling) -> AsyncIterator[AsyncIterator[Event]]:
+        """See `runner.base`."""
+        body = llamajson.completion_body(prompt, sampling)
+        async with self._stream("/completion", body) as reply:
+            yield self._told(llamajson.completion_events(reply.chunks(), sampling.top_logprobs))
+
+    async def render(self, prompt: ChatPrompt) -> str:
+        """See `runner.base`."""
+        return str((await self._call("/apply-template", llamajson.template_fields(prompt)))["prompt"])
+
+    async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """See `runner.base`."""
+        reply = await self._call("/tokenize", {"content": text, "add_special": special})
+        return list(reply["tokens"])
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """See `runner.base`."""
+        return str((await self._call("/detokenize", {"tokens": tokens}))["content"])
+
+    @asynccontextmanager
+    async def _stream(self, path: str, body: bytes | None) -> AsyncIterator[Reply]:
+        """An answer of status 200; anything else is raised as what it means."""
+        try:
+            async with exchange(self._socket, path, body) as reply:
+                if reply.status != 200:
+                    raise llamajson.refusal(reply.status, await reply.read())
+                yield reply
+        except LinkBroken as exc:
+            raise await self._lost() from exc
+
+    async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        with anyio.fail_after(CALL_TIMEOUT_S):
+            async with self._stream(path, msgspec.json.encode(body)) as reply:
+                return msgspec.json.decode(await reply.read(), type=dict[str, Any])
+
+    async def _told(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The events; a connection that breaks in the middle is told as what it means."""
+        try:
+            async for event in events:
+                yield event
+        except LinkBroken as exc:
+            raise await self._lost() from exc
+
+    async def _lost(self) -> RunnerFailed:
+        with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
+            await self._process.wait()
+        return failures.runner_failed(last_words(self._log), self._process.returncode)
+
+
+def runtime_folder(environ: Mapping[str, str]) -> Path:
+    """Where runners keep their sockets: the user's runtime folder where there is one, else the temp folder."""
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        folder = environ.get(name, "")
+        if folder and len(folder) < 60 and os.access(folder, os.W_OK):
+            return Path(folder)
+    return Path("/tmp")  # noqa: S108

@@ -1,0 +1,74 @@
+"""One operating-system process = one `async with`."""
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+from anyio.abc import Process
+
+LAST_WORDS_BYTES = 8192
+GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+
+_INHERITED = {"PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH"}
+_INHERITED_PREFIXES = ("DYLD_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GGML_", "LLAMA_ARG_")
+
+
+def child_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets to see: an allow-list of ours, and `extra`. Never a key or a token."""
+    kept = {k: v for k, v in environ.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
+    return kept | dict(extra)
+
+
+@asynccontextmanager
+async def running(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str],
+    ready: Callable[[Process], Awaitable[None]],
+) -> AsyncIterator[Process]:
+    """Own one process in a session of its own; gone, children included, when the block is left.
+
+    `ready` is awaited before the body runs and raises what the caller should see when it never will be;
+    its deadline is its own business. Output goes to the file `log`: nothing to drain or to fill up. The
+    process's stdin is a pipe that we never write to: it should leave at end of file, which comes when we die.
+    """
+    with log.open("ab") as output:
+        process = await anyio.open_process(
+            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
+        )
+    try:
+        await ready(process)
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):  # cancellation must not skip the reaping
+            await stop(process)
+
+
+async def stop(process: Process) -> None:
+    """SIGTERM, wait, SIGKILL, wait: to the process's whole group."""
+    if process.returncode is None:
+        _signal_group(process, signal.SIGTERM)
+        with anyio.move_on_after(GRACE_S):
+            await process.wait()
+    if process.returncode is None:
+        _signal_group(process, signal.SIGKILL)
+        await process.wait()
+    await process.aclose()
+
+
+def _signal_group(process: Process, signum: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signum)
+
+
+def last_words(log: Path) -> str:
+    """The end of what the process wrote."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
+        return file.read().decode(errors="replace").strip()

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""A stand-in for `llama-server`: a real process that speaks its API on a Unix socket and does as it is told.
+
+How it starts is told by JSON in the environment variable LLAMA_ARG_FAKE (an allow-listed prefix):
+    load_s        seconds until it is healthy
+    stuck         never becomes healthy
+    last_words    writes this to stderr and exits with status 1
+    ignore_term   ignores SIGTERM
+What it answers is told by the prompt (the last message of a chat):
+    say:a|b|c     three tokens, then the end            chunks:N    N tokens as fast as they go
+    forever       tokens without end                    die:N       N tokens, then SIGKILL to itself
+    refuse:418    HTTP status 418 before any token      break:N     N tokens, then an error in the stream
+    long:N        refused: N tokens do not fit
+    raw:<json>    these server-sent events, a JSON list of objects, as they are
+Run it with `--host /path/to.sock`; all other arguments are ignored, `--parallel` bounds nothing.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+SWITCHES = json.loads(os.environ.get("LLAMA_ARG_FAKE", "{}"))
+
+
+def reply(status: int, body: object) -> bytes:
+    data = json.dumps(body).encode()
+    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (status, len(data), data)
+
+
+def event(body: object) -> bytes:
+    data = b"data: " + (body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def error(status: int, message: str, **more: object) -> dict:
+    return {"error": {"code": status, "message": message, "type": "server_error", **more}}
+
+
+def tokens_of(prompt: str) -> Iterator[str]:
+    verb, _, rest = prompt.partition(":")
+    if verb == "say":
+        yield from rest.split("|")
+    elif verb in {"chunks", "die", "break"}:
+        yield from (f" tok{i}" for i in range(int(rest)))
+    elif verb == "forever":
+        while True:
+            yield " tick"
+    else:
+        yield prompt
+
+
+def timings(count: int) -> dict:
+    return {"cache_n": 2, "prompt_n": 5, "prompt_ms": 1.5, "predicted_n": count, "predicted_ms": 2.5}
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.healthy = False
+        self.open_streams = 0
+
+    async def serve(self, path: str) -> None:
+        server = await asyncio.start_unix_server(self.handle, path, limit=1 << 26)
+        async with server:
+            await asyncio.sleep(SWITCHES.get("load_s", 0))
+            self.healthy = not SWITCHES.get("stuck")
+            await server.serve_forever()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            path = head.split(" ")[1]
+            lengths = [line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
+            body = json.loads(await reader.readexactly(int(lengths[0]))) if lengths else {}
+            await self.answer(path, body, writer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def answer(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+        if path == "/health":
+            writer.write(reply(200, {"status": "ok"}) if self.healthy else reply(503, error(503, "Loading model")))
+        elif path == "/apply-template":
+            writer.write(reply(200, {"prompt": body["messages"][-1]["content"]}))
+        elif path == "/tokenize":
+            writer.write(reply(200, {"tokens": list(range(len(body["content"].split())))}))
+        elif path == "/detokenize":
+            writer.write(reply(200, {"content": " ".join(f"t{token}" for token in body["tokens"])}))
+        elif path == "/open-streams":
+            writer.write(reply(200, {"count": self.open_streams}))
+        else:
+            is_chat = "messages" in body
+            prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
+            await self.generate(prompt, body, is_chat, writer)
+
+    async def generate(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
+        verb, _, rest = prompt.partition(":")
+        if verb == "refuse":
+            return writer.write(reply(int(rest), error(int(rest), "refused as told")))
+        if verb == "long":
+            more = {"type": "exceed_context_size_error", "n_prompt_tokens": int(rest), "n_ctx": 64}
+            return writer.write(reply(400, error(400, "too long", **more)))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if verb == "raw":
+            writer.writelines(event(item) for item in json.loads(rest))
+            return writer.write(b"0\r\n\r\n")
+        self.open_streams += 1
+        try:
+            await self.stream(prompt, body, is_chat, writer)
+        finally:
+            self.open_streams -= 1
+        return None
+
+    async def stream(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
+        limit, count, verb = body.get("n_predict", -1), 0, prompt.partition(":")[0]
+        for token in tokens_of(prompt):
+            if count == limit:
+                break
+            count += 1
+            delta = {"choices": [{"delta": {"content": token}, "finish_reason": None}]}
+            writer.write(event(delta if is_chat else {"content": token, "stop": False}))
+            if count % 64 == 0 or verb != "chunks":
+                await writer.drain()
+                await asyncio.sleep(0)
+        if verb == "die":
+            await writer.drain()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "break":
+            return writer.write(event(error(500, "broke as told")) + b"0\r\n\r\n")
+        stop = "limit" if count == limit else "eos"
+        if is_chat:
+            reason = "length" if stop == "limit" else "stop"
+            writer.write(event({"choices": [{"delta": {}, "finish_reason": reason}]}))
+            writer.write(event({"choices": [], "usage": {}, "timings": timings(count)}) + event(b"[DONE]"))
+        else:
+            writer.write(event({"content": "", "stop": True, "stop_type": stop, "timings": timings(count)}))
+        return writer.write(b"0\r\n\r\n")
+
+
+def main() -> None:
+    if SWITCHES.get("ignore_term"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if words := SWITCHES.get("last_words"):
+        sys.exit(words)
+    asyncio.run(Engine().serve(sys.argv[sys.argv.index("--host") + 1]))
+
+
+if __name__ == "__main__":
+    main()
