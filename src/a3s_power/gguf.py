@@ -429,9 +429,7 @@ def _check_layout(tensors: Iterable[Tensor], alignment: int, data_bytes: int) ->
     for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size_bytes)):
         what = f"tensor {_quote(tensor.name)}"
         if tensor.offset % alignment:
-            raise InvalidGGUF(
-                f"{what} begins at {tensor.offset}, not a multiple of the alignment {alignment}"
-            )
+            raise InvalidGGUF(f"{what} begins at {tensor.offset}, not a multiple of the alignment {alignment}")
         if tensor.offset < end:
             raise InvalidGGUF(f"{what} overlaps tensor {_quote(previous)}")
         end, previous = tensor.offset + tensor.size_bytes, tensor.name

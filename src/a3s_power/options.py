@@ -98,7 +98,10 @@ def _coerce(name: str, kind: type, value: object) -> object:
         case (t, bool()) if t is bool:
             return value
         case (t, int() | float()) if t in (int, float) and not isinstance(value, bool):
-            return kind(value)
+            try:
+                return kind(value)
+            except (OverflowError, ValueError):  # infinite, or an integer of a thousand digits
+                raise InvalidOption(name, _EXPECTED[kind]) from None
         case (t, list() | tuple()) if t is tuple:
             if all(isinstance(item, str) for item in value):
                 return tuple(value)

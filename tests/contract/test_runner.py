@@ -18,6 +18,7 @@ from tests.support.engines import fake_engine, family_of, real_engine, wait_unti
 pytestmark = pytest.mark.anyio
 
 GREEDY = SamplingOptions(temperature=0.0)
+ENDLESS = Sampling(GREEDY)
 
 
 @dataclass
@@ -38,10 +39,6 @@ def kind(request, tmp_path_factory, short_tmp):
     gguf = request.getfixturevalue("smollm2_gguf")
     spec = LoadSpec(str(gguf), num_ctx=256, slots=2)
     return Kind(real_engine(short_tmp), spec, "Once upon a time", "Once upon a time", "hello " * 400)
-
-
-def endless(sampling: Sampling = Sampling(GREEDY)) -> Sampling:
-    return sampling
 
 
 async def collect(stream):
@@ -87,7 +84,7 @@ async def test_a_prompt_that_is_too_long_is_refused_before_any_event(kind):
 async def test_leaving_early_stops_the_generation(kind):
     async with kind.engine.start(kind.spec) as runner, AsyncExitStack() as stack:
         for _ in range(kind.spec.slots * 3):  # more than could be served if those left behind went on
-            events = await stack.enter_async_context(runner.complete(kind.endless, endless()))
+            events = await stack.enter_async_context(runner.complete(kind.endless, ENDLESS))
             assert isinstance(await anext(events), Text)
             await stack.aclose()
 
@@ -95,7 +92,7 @@ async def test_leaving_early_stops_the_generation(kind):
 async def test_a_runner_that_is_killed_fails_its_requests_and_wait_exit_returns(kind):
     async with kind.engine.start(kind.spec) as runner:
         with pytest.raises(RunnerFailed, match="unexpectedly stopped"):
-            async with runner.complete(kind.endless, endless()) as events:
+            async with runner.complete(kind.endless, ENDLESS) as events:
                 await anext(events)
                 os.killpg(runner.pid, signal.SIGKILL)
                 async for _ in events:
@@ -103,7 +100,7 @@ async def test_a_runner_that_is_killed_fails_its_requests_and_wait_exit_returns(
         with anyio.fail_after(10):
             await runner.wait_exit()
         with pytest.raises(RunnerFailed):
-            await collect(runner.complete(kind.short, endless()))
+            await collect(runner.complete(kind.short, ENDLESS))
 
 
 async def test_cancelling_a_load_leaves_nothing(kind, short_tmp):
@@ -122,7 +119,7 @@ async def test_cancelling_in_the_middle_of_a_stream_leaves_nothing(kind, short_t
     with anyio.CancelScope() as scope:
         async with kind.engine.start(kind.spec) as runner:
             processes = family_of(runner.pid)
-            async with runner.complete(kind.endless, endless()) as events:
+            async with runner.complete(kind.endless, ENDLESS) as events:
                 async for _ in events:
                     scope.cancel()
     assert wait_until_gone(processes, 0) == []
@@ -171,7 +168,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed(short_tmp, monkeypatch):
 async def test_what_the_engine_refuses_keeps_its_status(short_tmp):
     async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
         with pytest.raises(EngineRejected, match="refused as told") as refused:
-            await collect(runner.complete("refuse:418", endless()))
+            await collect(runner.complete("refuse:418", ENDLESS))
     assert refused.value.status == 418
 
 
@@ -181,7 +178,7 @@ async def test_an_error_in_the_stream_comes_after_what_was_said(short_tmp, chat)
         seen = []
         with pytest.raises(EngineRejected, match="broke as told"):
             prompt = ChatPrompt((Message("user", "break:3"),))
-            async with runner.chat(prompt, endless()) if chat else runner.complete("break:3", endless()) as events:
+            async with runner.chat(prompt, ENDLESS) if chat else runner.complete("break:3", ENDLESS) as events:
                 async for event in events:
                     seen.append(event)  # noqa: PERF401
     assert [event.text for event in seen] == [" tok0", " tok1", " tok2"]
@@ -190,4 +187,4 @@ async def test_an_error_in_the_stream_comes_after_what_was_said(short_tmp, chat)
 async def test_an_engine_that_dies_in_the_middle_is_told_as_such(short_tmp):
     async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
         with pytest.raises(RunnerFailed, match="unexpectedly stopped"):
-            await collect(runner.complete("die:2", endless()))
+            await collect(runner.complete("die:2", ENDLESS))

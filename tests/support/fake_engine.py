@@ -27,7 +27,11 @@ SWITCHES = json.loads(os.environ.get("LLAMA_ARG_FAKE", "{}"))
 
 def reply(status: int, body: object) -> bytes:
     data = json.dumps(body).encode()
-    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (status, len(data), data)
+    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(data),
+        data,
+    )
 
 
 def event(body: object) -> bytes:

@@ -1,0 +1,1 @@
+"""HTTP: bytes in, typed values to the service, bytes out."""

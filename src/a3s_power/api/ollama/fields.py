@@ -1,0 +1,120 @@
+"""Fields whose type Go's decoder leaves to Ollama's own code: what may stand in them, and its words when not."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request
+
+from a3s_power.errors import InvalidRequest
+from a3s_power.messages import Message, ToolCall
+from a3s_power.units import FOREVER, parse_duration
+from a3s_power.wire import ollama as wire
+from a3s_power.wire.gojson import GoJSONError, GoStruct, decode, encode
+
+T = TypeVar("T", bound=GoStruct)
+
+BIG_BODY_BYTES = 1 << 20
+THINK_LEVELS = ("high", "medium", "low", "max")
+MAX_TOP_LOGPROBS = 20
+
+_DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
+
+
+async def read(request: Request, shape: type[T]) -> T:
+    """The request's body, whatever its Content-Type says. Raises InvalidRequest in Go's words."""
+    body = await request.body()
+    try:
+        if len(body) > BIG_BODY_BYTES:
+            return await anyio.to_thread.run_sync(decode, body, shape)
+        return decode(body, shape)
+    except GoJSONError as exc:
+        raise InvalidRequest("missing request body" if str(exc) == "EOF" else str(exc)) from None
+
+
+def keep_alive(value: object) -> float | None:
+    """Seconds; None when absent. Numbers are seconds, strings Go durations, negative ones forever."""
+    match value:
+        case None:
+            return None
+        case bool():
+            raise InvalidRequest("Unsupported type: 'bool'")
+        case int() | float():
+            seconds = float(value)
+        case str():
+            seconds = parse_duration(value)
+        case dict():
+            raise InvalidRequest("Unsupported type: 'map[string]interface {}'")
+        case _:
+            raise InvalidRequest("Unsupported type: '[]interface {}'")
+    return FOREVER if seconds < 0 else seconds
+
+
+def think(value: object) -> bool | str | None:
+    """On, off, a level, or None for the model's own way."""
+    match value:
+        case None | bool():
+            return value
+        case str() if value in THINK_LEVELS:
+            return value
+        case str():
+            levels = ", ".join(f'"{level}"' for level in THINK_LEVELS)
+            raise InvalidRequest(f'invalid think value: "{value}" (must be {levels}, true, or false)')
+    raise InvalidRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
+
+
+def output_format(value: object) -> str | Mapping[str, object] | None:
+    """None for free text, "json", or a JSON schema."""
+    match value:
+        case None | "":
+            return None
+        case "json" | dict():
+            return value
+    quoted = encode(encode(value).decode()).decode()
+    raise InvalidRequest(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
+
+
+def top_logprobs(wanted: bool | None, count: int | None) -> int | None:
+    """How many alternatives of each token; None for no logprobs at all."""
+    if not 0 <= (count or 0) <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+    return (count or 0) if wanted else None
+
+
+def images(values: Sequence[str] | None) -> tuple[bytes, ...]:
+    """Base64, with or without a data URL's prefix."""
+    return tuple(_image(value) for value in values or ())
+
+
+def _image(value: str) -> bytes:
+    prefix = _DATA_URL.match(value)
+    start = prefix.end() if prefix else 0
+    if wrong := _NOT_BASE64.search(value, start):
+        raise InvalidRequest(f"illegal base64 data at input byte {wrong.start()}")
+    try:
+        return base64.b64decode(value[start:])
+    except binascii.Error:
+        raise InvalidRequest(f"illegal base64 data at input byte {len(value)}") from None
+
+
+def message(given: wire.Message) -> Message:
+    """A message of the request; the role is read in lower case."""
+    return Message(
+        role=(given.role or "").lower(),
+        content=given.content or "",
+        thinking=given.thinking or "",
+        images=images(given.images),
+        tool_calls=tuple(_tool_call(call) for call in given.tool_calls or ()),
+        tool_name=given.tool_name or "",
+        tool_call_id=given.tool_call_id or "",
+    )
+
+
+def _tool_call(given: wire.ToolCall) -> ToolCall:
+    function = given.function or wire.ToolCallFunction()
+    arguments: Mapping[str, Any] = function.arguments or {}
+    return ToolCall(function.name or "", arguments, given.id or "", function.index or 0)

@@ -1,0 +1,173 @@
+"""Looking at models and managing them: tags, show, ps, copy, delete, create, blobs."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from a3s_power.api.errors import native
+from a3s_power.api.ollama import describe, fields
+from a3s_power.api.ollama.generation import JSON, NDJSON
+from a3s_power.api.ollama.naming import checked_name, said_by
+from a3s_power.api.streaming import EventStream, WholeReply
+from a3s_power.build.assemble import Recipe
+from a3s_power.errors import BlobNotFound, InvalidRequest
+from a3s_power.names import ModelName
+from a3s_power.scheduler.scheduler import Loaded
+from a3s_power.service.cards import ModelCard
+from a3s_power.service.library import Library
+from a3s_power.wire import ollama as wire
+from a3s_power.wire.gojson import encode
+
+FAR_AHEAD = timedelta(days=292 * 365)
+"""How Ollama shows a runner that stays forever: the longest Go duration."""
+
+
+class ModelsAPI:
+    """The handlers; `library` does the work."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def tags(self, _request: Request) -> Response:
+        """GET /api/tags."""
+        cards = await self._library.all()
+        return _json(wire.ListReply([describe.listed(card) for card in cards]))
+
+    async def ps(self, _request: Request) -> Response:
+        """GET /api/ps; answers at once, while a model loads too."""
+        now = datetime.now().astimezone()
+        running = [_running(loaded, now) for loaded in self._library.loaded()]
+        return _json(wire.RunningReply(sorted(running, key=lambda row: row.expires_at, reverse=True)))
+
+    async def show(self, request: Request) -> Response:
+        """POST /api/show."""
+        body = await fields.read(request, wire.ShowRequest)
+        name = body.model or body.name or ""
+        with said_by("show", checked_name(name, "show").display):
+            card = await self._library.card(name)
+        return _json(await describe.shown(card, body))
+
+    async def copy(self, request: Request) -> Response:
+        """POST /api/copy."""
+        body = await fields.read(request, wire.CopyRequest)
+        source = checked_name(body.source or "", "source")
+        destination = checked_name(body.destination or "", "destination")
+        with said_by("source", body.source or ""):
+            await self._library.copy(source, destination)
+        return Response()
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /api/delete."""
+        body = await fields.read(request, wire.DeleteRequest)
+        name = body.model or body.name or ""
+        with said_by("delete", name):
+            await self._library.delete(checked_name(name, "delete"))
+        return Response()
+
+    async def create(self, request: Request) -> Response:
+        """POST /api/create."""
+        recipe, is_stream = _recipe(await fields.read(request, wire.CreateRequest))
+        recipe.check()
+        if is_stream:
+            return EventStream(partial(self._statuses, recipe), native, NDJSON)
+        return WholeReply(partial(self._create, recipe), native, "application/json")
+
+    @asynccontextmanager
+    async def _statuses(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._library.create(recipe) as statuses:
+            yield (encode(wire.StatusReply(status)) + b"\n" async for status in statuses)
+
+    async def _create(self, recipe: Recipe) -> bytes:
+        async with self._library.create(recipe) as statuses:
+            async for _ in statuses:
+                pass
+        return encode(wire.StatusReply("success"))
+
+    async def has_blob(self, request: Request) -> Response:
+        """HEAD /api/blobs/:digest."""
+        digest = request.path_params["digest"]
+        if not await self._library.has_blob(digest):
+            raise BlobNotFound(digest)
+        return Response()
+
+    async def receive_blob(self, request: Request) -> Response:
+        """POST /api/blobs/:digest; the body is read only if it is not here yet."""
+        digest = request.path_params["digest"]
+        if await self._library.has_blob(digest):
+            return Response()
+        try:
+            await self._library.receive_blob(digest, request.stream())
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+        return Response(status_code=201)
+
+
+def _json(reply: wire.Reply) -> Response:
+    return Response(encode(reply), media_type=JSON)
+
+
+def _running(loaded: Loaded[ModelCard], now: datetime) -> wire.RunningModel:
+    card = loaded.model
+    remaining = timedelta(seconds=min(loaded.remaining_s, FAR_AHEAD.total_seconds()))
+    return wire.RunningModel(
+        name=card.name.display,
+        model=card.name.display,
+        size=loaded.size,
+        digest=card.model.digest,
+        details=describe.details(card),
+        expires_at=(now + remaining).isoformat(),
+        size_vram=loaded.size_vram,
+        context_length=loaded.spec.num_ctx,
+    )
+
+
+_NOT_YET: dict[str, Callable[[wire.CreateRequest], Any]] = {
+    "quantize": lambda body: body.quantize or body.quantization,
+    "draft_files": lambda body: body.draft_files or body.draft_quantize,
+    "remote_host": lambda body: body.remote_host,
+    "modelfile": lambda body: body.modelfile,
+}
+"""What a request may ask of create that this version refuses, rather than make another model than was meant."""
+
+
+def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
+    name = checked_name(body.model or body.name or "", "create")
+    for field, given in _NOT_YET.items():
+        if given(body):
+            raise InvalidRequest(f"create with {field!r} is not supported by this version")
+    recipe = Recipe(
+        name=name,
+        base=_base(body.from_),
+        files=body.files,
+        adapters=body.adapters or {},
+        template=body.template or "",
+        system=body.system or "",
+        licenses=_licenses(body.license),
+        parameters={key: value for key, value in (body.parameters or {}).items() if value is not None},
+        messages=tuple(map(fields.message, body.messages or ())),
+        renderer=body.renderer or "",
+        parser=body.parser or "",
+        requires=body.requires or "",
+        info=body.info or {},
+    )
+    return recipe, body.stream is not False
+
+
+def _base(text: str | None) -> ModelName | None:
+    return checked_name(text, "create") if text else None
+
+
+def _licenses(value: object) -> tuple[str, ...]:
+    match value:
+        case None | "":
+            return ()
+        case str():
+            return (value,)
+        case list() if all(isinstance(text, str) for text in value):
+            return tuple(value)
+    raise InvalidRequest("license must be a string or an array of strings")

@@ -1,0 +1,1 @@
+"""Which runner serves which request, and which models are loaded."""

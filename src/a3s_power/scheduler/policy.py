@@ -1,0 +1,121 @@
+"""What a request does next: join a runner, load one, or wait. Pure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from a3s_power.runner.base import LoadSpec
+
+
+class Slot(Protocol):
+    """What the policy needs to know of a place for a runner."""
+
+    @property
+    def spec(self) -> LoadSpec:
+        """What is loaded here, or loading."""
+
+    @property
+    def leases(self) -> int:
+        """Requests that hold it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+
+    @property
+    def idle_since(self) -> float:
+        """When its last request ended, in seconds of any clock; means nothing while it is leased."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is to be kept forever; such a one goes last."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has been told to go, and only its memory is still in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Join this runner."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tell these to go; once there are none to tell, load."""
+
+    evict: tuple[Slot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again when something has changed.
+
+    `drains` are the runners that it waits for: later requests do not join them, or it might wait for ever.
+    With `needs_room` no later request loads anything either.
+    """
+
+    reason: str
+    drains: tuple[Slot, ...] = ()
+    needs_room: bool = False
+
+
+Decision = Use | Load | Wait
+
+
+def decide(
+    spec: LoadSpec,
+    need: int,
+    slots: Sequence[Slot],
+    free: int,
+    max_loaded: float,
+    closed: Collection[Slot] = (),
+) -> Decision:
+    """What one request does next. Sizes in bytes; `free` is what all the slots leave; `closed` ones drain.
+
+    The same inputs give the same answer. A model larger than everything still gets its load once it is alone:
+    the engine knows better than our estimate, and says no in its own words.
+    """
+    live = [slot for slot in slots if not slot.is_leaving]
+    fitting = [slot for slot in live if slot.spec.serves(spec)]
+    for slot in fitting:
+        if slot.leases < slot.spec.slots and slot not in closed:
+            return Use(slot)
+    if fitting:
+        return Wait("every slot of its runner is taken")
+    outdated = [slot for slot in live if slot.spec.model_path == spec.model_path]
+    if busy := [slot for slot in outdated if slot.leases]:
+        return Wait("the same model is busy with other load options", tuple(busy))
+    leaving = [slot for slot in slots if slot.is_leaving]
+    return _make_room(need, live, outdated, leaving, free, max_loaded)
+
+
+def _make_room(
+    need: int,
+    live: Sequence[Slot],
+    outdated: Sequence[Slot],
+    leaving: Sequence[Slot],
+    free: int,
+    max_loaded: float,
+) -> Decision:
+    """Evict what the new runner replaces, then idle ones, least recently used first, pinned ones last."""
+    evict = list(outdated)
+    staying = [slot for slot in live if slot not in evict]
+    free_then = free + sum(slot.size for slot in (*leaving, *evict))
+    by_use = sorted(staying, key=lambda slot: (slot.leases > 0, slot.is_pinned, slot.idle_since))
+    drains: list[Slot] = []
+    for slot in by_use:
+        if need <= free_then and len(staying) < max_loaded:
+            break
+        (drains if slot.leases else evict).append(slot)
+        staying.remove(slot)
+        free_then += slot.size
+    if drains:
+        return Wait("every runner that could make room is busy", tuple(drains), needs_room=True)
+    if evict:
+        return Load(tuple(evict))
+    if leaving and (need > free or len(staying) + len(leaving) >= max_loaded):
+        return Wait("a runner is still leaving", needs_room=True)
+    return Load()

@@ -1,0 +1,351 @@
+"""Slots, leases, the queue: who gets which runner, and how long runners stay.
+
+Each slot is one task in the scheduler's group; it owns its runner for as long as it is inside `Engine.start`. Each
+request waits in one queue. Whatever changes (a runner is idle, has gone, a request left) walks the queue once, in
+order of arrival, and asks the policy for every request in it: decisions are made and applied between two awaits.
+"""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from a3s_power.devices import ProcessMemory
+from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, ServerBusy
+from a3s_power.names import ModelName
+from a3s_power.runner.base import Engine, LoadSpec, Runner
+from a3s_power.scheduler.policy import Load, Use, Wait, decide
+from a3s_power.units import FOREVER, human_bytes
+
+log = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """What the scheduler needs to know of a model: what to call it in the log."""
+
+    @property
+    def name(self) -> ModelName:
+        """Its name in the store."""
+
+
+M = TypeVar("M", bound=Named)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the scheduler may take."""
+
+    max_loaded: float = math.inf
+    max_queue: int = 512
+    keep_alive_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the scheduler asks of the machine; tests put their own in its place."""
+
+    available: Callable[[], int]
+    """Bytes that new work can have."""
+    memory_of: Callable[[int], ProcessMemory]
+    """What a process holds."""
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(eq=False)
+class Slot(Generic[M]):
+    """A place for one runner, from the decision to load it until its process is gone."""
+
+    model: M
+    spec: LoadSpec
+    size: int
+    """Bytes: the estimate while it loads, then what was measured."""
+    keep_alive_s: float
+    idle_since: float
+    leases: int = 0
+    is_leaving: bool = False
+    runner: Runner | None = None
+    error: AppError | None = None
+    loaded: anyio.Event = field(default_factory=anyio.Event)
+    """Set when `runner` or `error` is."""
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    @property
+    def is_pinned(self) -> bool:
+        """See `policy.Slot`."""
+        return self.keep_alive_s == FOREVER
+
+    @property
+    def expires_at(self) -> float:
+        """When it goes if nobody comes, on the scheduler's clock."""
+        return math.inf if self.leases else self.idle_since + self.keep_alive_s
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[M]):
+    """One row of what is loaded, or loading, right now."""
+
+    model: M
+    spec: LoadSpec
+    size: int
+    """Bytes: measured, or the estimate while it loads."""
+    size_vram: int
+    """Bytes of them on GPUs."""
+    is_loading: bool
+    remaining_s: float
+    """Until it goes if nobody else comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One request's hold on a runner. `spec` is what is loaded: its context may be larger than asked for."""
+
+    runner: Runner
+    spec: LoadSpec
+
+
+@dataclass(eq=False)
+class _Waiter(Generic[M]):
+    model: M
+    spec: LoadSpec
+    need: int
+    keep_alive_s: float | None
+    served: anyio.Event = field(default_factory=anyio.Event)
+    slot: Slot[M] | None = None
+
+
+class Scheduler(Generic[M]):
+    """Use `async with scheduler.running()` once, and `lease` inside it."""
+
+    def __init__(self, engine: Engine, machine: Machine, limits: Limits) -> None:
+        self._engine = engine
+        self._machine = machine
+        self._limits = limits
+        self._slots: list[Slot[M]] = []
+        self._queue: list[_Waiter[M]] = []
+        self._tasks: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Own all runners; none is left when the block is."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
+
+    # ---- for requests ----
+
+    @asynccontextmanager
+    async def lease(
+        self, model: M, spec: LoadSpec, *, need: int, keep_alive_s: float | None = None
+    ) -> AsyncIterator[Lease]:
+        """Hold a loaded runner that serves `spec`, for one request.
+
+        `need` is the estimate in bytes, should it have to be loaded. `keep_alive_s` None leaves the runner's as
+        it is. Raises ServerBusy at once when too many wait; LoadFailed when the runner does not come up.
+        """
+        slot = await self._join_queue(_Waiter(model, spec, need, keep_alive_s))
+        try:
+            await slot.loaded.wait()
+            if slot.runner is None:
+                raise slot.error or RunnerFailed("the model was unloaded while it was loading")
+            yield Lease(slot.runner, slot.spec)
+        finally:
+            self._release(slot)
+
+    def unload(self, serves: Callable[[M], bool]) -> None:
+        """Let runners of these models go: at once if idle, else when their running requests end."""
+        for slot in self._slots:
+            if serves(slot.model):
+                slot.keep_alive_s = 0.0
+                slot.changed.set()
+
+    def loaded(self) -> list[Loaded[M]]:
+        """What is loaded and loading, in order of loading. Never waits."""
+        now = self._machine.clock()
+        return [
+            Loaded(
+                slot.model,
+                slot.spec,
+                self._measure(slot),
+                0,
+                slot.runner is None,
+                slot.keep_alive_s if slot.leases else max(0.0, slot.expires_at - now),
+            )
+            for slot in self._slots
+        ]
+
+    def loaded_specs(self) -> list[LoadSpec]:
+        """What is loaded or loading and will stay until further notice."""
+        return [slot.spec for slot in self._slots if not slot.is_leaving]
+
+    def free(self) -> int:
+        """Bytes that a new runner can have beside those that are loaded."""
+        return self._machine.available() - sum(self._still_to_take(slot) for slot in self._slots)
+
+    # ---- the queue ----
+
+    async def _join_queue(self, waiter: _Waiter[M]) -> Slot[M]:
+        self._queue.append(waiter)
+        self._dispatch()
+        if waiter.slot is None and len(self._queue) > self._limits.max_queue:
+            self._queue.remove(waiter)
+            raise ServerBusy
+        try:
+            await waiter.served.wait()
+        except BaseException:
+            if waiter.slot is not None:  # handed over in the moment it was cancelled
+                self._release(waiter.slot)
+            else:
+                self._queue.remove(waiter)
+                self._dispatch()  # others may have waited behind it
+            raise
+        assert waiter.slot is not None
+        return waiter.slot
+
+    def _dispatch(self) -> None:
+        """Give every request in the queue what it can have now, first come first served."""
+        closed: set[Slot[M]] = set()
+        room_is_wanted = False
+        for waiter in tuple(self._queue):
+            is_loaded = any(slot.spec.serves(waiter.spec) for slot in self._slots)
+            free = 0 if is_loaded else self.free()  # not asked for on the way of every token
+            decision = decide(waiter.spec, waiter.need, self._slots, free, self._limits.max_loaded, closed)
+            match decision:
+                case Use(slot):
+                    self._hand_over(waiter, slot)  # type: ignore[arg-type]
+                case Load() if room_is_wanted:
+                    pass
+                case Load(()):
+                    self._hand_over(waiter, self._open_slot(waiter))
+                case Load(evict):
+                    self._evict(evict, waiter)  # type: ignore[arg-type]
+                    room_is_wanted = True
+                case Wait(reason, drains, needs_room):
+                    log.debug("waiting", extra={"model": waiter.model.name.display, "reason": reason})
+                    closed.update(drains)  # type: ignore[arg-type]
+                    room_is_wanted = room_is_wanted or needs_room
+
+    def _hand_over(self, waiter: _Waiter[M], slot: Slot[M]) -> None:
+        slot.leases += 1
+        if waiter.keep_alive_s is not None:
+            slot.keep_alive_s = waiter.keep_alive_s
+        self._queue.remove(waiter)
+        waiter.slot = slot
+        waiter.served.set()
+
+    def _release(self, slot: Slot[M]) -> None:
+        slot.leases -= 1
+        slot.idle_since = self._machine.clock()
+        if slot.leases == 0 and not slot.loaded.is_set():
+            slot.is_leaving = True
+            slot.scope.cancel()  # nobody waits for this load any more
+        slot.changed.set()
+        self._dispatch()
+
+    def _evict(self, slots: tuple[Slot[M], ...], waiter: _Waiter[M]) -> None:
+        for slot in slots:
+            slot.is_leaving = True
+            slot.changed.set()
+            log.info(
+                "unloading to make room",
+                extra={
+                    "model": slot.model.name.display,
+                    "wanted": waiter.model.name.display,
+                    "differs": _differences(slot.spec, waiter.spec),
+                },
+            )
+
+    # ---- slots ----
+
+    def _open_slot(self, waiter: _Waiter[M]) -> Slot[M]:
+        keep_alive_s = self._limits.keep_alive_s if waiter.keep_alive_s is None else waiter.keep_alive_s
+        slot = Slot(waiter.model, waiter.spec, waiter.need, keep_alive_s, self._machine.clock())
+        self._slots.append(slot)
+        assert self._tasks is not None, "lease() outside of running()"
+        self._tasks.start_soon(self._live, slot)
+        return slot
+
+    async def _live(self, slot: Slot[M]) -> None:
+        """A slot's whole life."""
+        started = self._machine.clock()
+        name = slot.model.name.display
+        try:
+            with slot.scope:
+                async with self._engine.start(slot.spec) as runner:
+                    slot.runner = runner
+                    estimate, slot.size = slot.size, self._measure(slot)
+                    slot.loaded.set()
+                    log.info(
+                        "loaded",
+                        extra={
+                            "model": name,
+                            "num_ctx": slot.spec.num_ctx,
+                            "slots": slot.spec.slots,
+                            "size": human_bytes(slot.size),
+                            "estimate": human_bytes(estimate),
+                            "took_s": round(self._machine.clock() - started, 3),
+                        },
+                    )
+                    await self._stay(slot, runner)
+                log.info("unloaded", extra={"model": name})
+        except AppError as exc:
+            slot.error = exc
+            log.warning("load failed", extra={"model": name, "error": str(exc)})
+        except Exception as exc:  # a slot is a supervisor: what goes wrong in one must not take the others down
+            slot.error = LoadFailed(f"the model could not be loaded: {exc!r}", LoadFailure.OTHER)
+            log.exception("load failed", extra={"model": name})
+        finally:
+            self._slots.remove(slot)
+            slot.loaded.set()
+            self._dispatch()
+
+    async def _stay(self, slot: Slot[M], runner: Runner) -> None:
+        """Return when the slot is told to leave, has expired, or its runner is gone."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, slot, runner)
+            while not slot.is_leaving:
+                slot.changed = anyio.Event()
+                with anyio.move_on_after(slot.expires_at - self._machine.clock()):
+                    await slot.changed.wait()
+                slot.is_leaving = slot.is_leaving or self._machine.clock() >= slot.expires_at
+            tasks.cancel_scope.cancel()
+
+    async def _watch(self, slot: Slot[M], runner: Runner) -> None:
+        await runner.wait_exit()
+        log.error("runner died", extra={"model": slot.model.name.display, "pid": runner.pid})
+        slot.is_leaving = True
+        slot.changed.set()
+
+    def _measure(self, slot: Slot[M]) -> int:
+        if slot.runner is None:
+            return slot.size
+        return self._machine.memory_of(slot.runner.pid).resident or slot.size
+
+    def _still_to_take(self, slot: Slot[M]) -> int:
+        """Bytes that this slot will want or already has, though the system still calls them available."""
+        if slot.runner is None:
+            return slot.size
+        held = self._machine.memory_of(slot.runner.pid)
+        return held.reclaimable + max(0, slot.size - held.resident)
+
+
+def _differences(loaded: LoadSpec, wanted: LoadSpec) -> str:
+    """Why a runner of the same model does not do: `num_ctx 4096 -> 8192`; "" for another model."""
+    if loaded.model_path != wanted.model_path:
+        return ""
+    return ", ".join(
+        f"{name} {getattr(loaded, name)} -> {getattr(wanted, name)}"
+        for name in (field.name for field in dataclasses.fields(LoadSpec))
+        if getattr(loaded, name) != getattr(wanted, name)
+    )

@@ -1,0 +1,145 @@
+"""The only place that builds objects: settings → everything → serve."""
+
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import anyio.to_thread
+import uvicorn
+
+from a3s_power import __version__
+from a3s_power.api.app import create_app
+from a3s_power.devices import available_memory, memory_of
+from a3s_power.errors import AppError
+from a3s_power.logs import configure_logging
+from a3s_power.runner.llamacpp import LlamaCppEngine, runtime_folder
+from a3s_power.scheduler.scheduler import Limits, Machine, Scheduler
+from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.chat import ChatService
+from a3s_power.service.library import Library
+from a3s_power.service.loading import LoadDefaults, Loader
+from a3s_power.settings import Endpoint, Settings
+from a3s_power.store.models import ModelStore
+from a3s_power.store.prune import migrate_names, prune
+
+log = logging.getLogger(__name__)
+
+
+class CannotListen(AppError):
+    """The address is taken, or not ours to take."""
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until it is told to stop. Raises AppError when it cannot start."""
+    configure_logging(debug=settings.debug)
+    with _listening(settings.host) as listener:
+        anyio.run(_serve, settings, listener, backend_options={"use_uvloop": True})
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    store = ModelStore(settings.data_dir, noprune=settings.noprune)
+    await anyio.to_thread.run_sync(_tidy, store, settings)
+    engine = LlamaCppEngine(
+        runtime_dir=runtime_folder(os.environ),
+        load_timeout_s=settings.load_timeout,
+        environ=os.environ,
+        llama_server=settings.llama_server or None,
+        verbose=settings.debug,
+    )
+    limits = Limits(
+        max_loaded=settings.max_loaded_models or float("inf"),
+        max_queue=settings.max_queue,
+        keep_alive_s=settings.keep_alive,
+    )
+    machine = Machine(available_memory, memory_of, time.monotonic)
+    scheduler: Scheduler[ModelCard] = Scheduler(engine, machine, limits)
+    cards = Cards(store, settings.go_template)
+    loader = Loader(
+        scheduler,
+        LoadDefaults(
+            slots=settings.num_parallel,
+            num_ctx=settings.context_length,
+            kv_cache_type=settings.kv_cache_type,
+            flash_attention=settings.flash_attention,
+            num_thread=settings.num_thread,
+        ),
+    )
+    app = create_app(ChatService(cards, loader), Library(store, cards, loader))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        headers=[("Server", f"a3s-power/{__version__}")],
+        timeout_graceful_shutdown=None if settings.drain_timeout == math.inf else round(settings.drain_timeout),
+    )
+    async with scheduler.running():
+        log.info("Listening on %s (version %s)", _address(listener), __version__)
+        await _serve_until_told(_Server(config), listener)
+
+
+def _tidy(store: ModelStore, settings: Settings) -> None:
+    """Start-up care of the store."""
+    migrate_names(store.blobs)
+    if not settings.noprune:
+        freed = prune(store)
+        log.info("unused blobs removed", extra={"count": freed.count, "bytes": freed.size_bytes})
+
+
+# ---- ending ----
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but for the signals: it would raise them again before our runners are gone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve_until_told(server: _Server, listener: socket.socket) -> None:
+    """The first signal lets streams drain for as long as they may, the second one does not."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_on_signal, server)
+        await server.serve([listener])
+        tasks.cancel_scope.cancel()
+
+
+async def _end_on_signal(server: _Server) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            log.info("shutting down")
+            server.force_exit = server.should_exit
+            server.should_exit = True
+
+
+# ---- listening ----
+
+
+@contextmanager
+def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
+    """A listening socket, before anything else starts: a taken address is the usual mistake."""
+    family = socket.AF_INET6 if ":" in endpoint.host or not endpoint.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (endpoint.host, endpoint.port),
+            family=family,
+            backlog=2048,
+            dualstack_ipv6=not endpoint.host and socket.has_dualstack_ipv6(),
+        )
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise CannotListen(f"listen tcp {endpoint}: bind: {reason}") from exc
+    with listener:
+        yield listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return str(Endpoint(host=host, port=port))

@@ -1,0 +1,115 @@
+"""What is known of a model beyond its manifest: its file's header, how it is prompted, what it can do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from a3s_power.errors import InvalidGGUF, InvalidRequest, InvalidTemplate, ModelNotFound, StoreFailed
+from a3s_power.gguf import GGUF, read_gguf
+from a3s_power.names import ModelName
+from a3s_power.prompt.capabilities import capabilities
+from a3s_power.prompt.choice import is_harmony, uses_chat_template
+from a3s_power.prompt.template import GoTemplate
+from a3s_power.store.models import Model, ModelStore
+
+MAX_CARDS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model and all that requests ask of it. Shared between requests: nothing in it changes."""
+
+    model: Model
+    gguf: GGUF
+    template: GoTemplate | None
+    """The Go template that prompts it; None where the engine's own chat template does."""
+    capabilities: tuple[str, ...]
+
+    @property
+    def name(self) -> ModelName:
+        """Its name in the store."""
+        return self.model.name
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the file brings a chat template for the engine."""
+        return self.gguf.chat_template is not None
+
+
+class Cards:
+    """Name → card. A file's header is read once for as long as its manifest stays the same.
+
+    `go_template` decides for models that have both kinds of template: True for Go's, False for the file's own.
+    """
+
+    def __init__(self, store: ModelStore, go_template: bool | None) -> None:
+        self._store = store
+        self._go_template = go_template
+        self._cards: dict[str, ModelCard] = {}
+
+    async def get(self, name: str) -> ModelCard:
+        """The card of the model a client calls `name`.
+
+        Raises InvalidName, ModelNotFound with the client's spelling, StoreFailed for a model that is damaged.
+        """
+        return await anyio.to_thread.run_sync(self.read, name)
+
+    def read(self, name: str) -> ModelCard:
+        """`get`, blocking."""
+        try:
+            return self.of(self._store.get(ModelName.parse(name)))
+        except ModelNotFound:
+            raise ModelNotFound(name) from None
+
+    def of(self, model: Model) -> ModelCard:
+        """The card of a model from the store; blocking."""
+        card = self._cards.get(model.digest)
+        if card is None or card.model is not model:
+            if len(self._cards) >= MAX_CARDS:
+                self._cards.clear()
+            card = self._cards[model.digest] = self._make(model)
+        return card
+
+    def _make(self, model: Model) -> ModelCard:
+        if model.model_path is None:
+            raise InvalidRequest(f"model '{model.name.display}' has no GGUF file and cannot run here")
+        gguf = _header(model, model.model_path)
+        template = _go_template(model)
+        is_native = self._is_native(model, gguf, template)
+        found = capabilities(
+            declared=model.config.capabilities,
+            gguf=gguf,
+            projectors=[_header(model, path) for path in model.projector_paths],
+            template=template,
+            native=is_native,
+            parser=model.config.parser,
+            family=model.config.model_family,
+        )
+        return ModelCard(model, gguf, None if is_native else template, found)
+
+    def _is_native(self, model: Model, gguf: GGUF, template: GoTemplate | None) -> bool:
+        """Whether the engine's chat template prompts the model.
+
+        For Ollama's built-in renderers and for harmony it does wherever the file brings one: llama.cpp knows them.
+        """
+        config = model.config
+        if config.renderer or config.parser or is_harmony(template, config.model_family):
+            return gguf.chat_template is not None or template is None
+        return uses_chat_template(gguf.chat_template, template, go_template=self._go_template)
+
+
+def _header(model: Model, path: Path) -> GGUF:
+    try:
+        return read_gguf(path)
+    except (InvalidGGUF, OSError) as exc:
+        raise StoreFailed(f"model '{model.name.display}' cannot be read: {exc}") from exc
+
+
+def _go_template(model: Model) -> GoTemplate | None:
+    if model.template is None:
+        return None
+    try:
+        return GoTemplate.parse(model.template)
+    except InvalidTemplate as exc:
+        raise StoreFailed(f"model '{model.name.display}' has a template that does not parse: {exc}") from exc

@@ -1,0 +1,180 @@
+"""Generating text: from a request to a leased runner and its events."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from a3s_power.errors import ContextExceeded, InvalidRequest, UnsupportedCapability
+from a3s_power.generation import ChatInput, Event, GenerationRequest, PromptInput
+from a3s_power.messages import Message
+from a3s_power.options import SamplingOptions
+from a3s_power.prompt.template import GoTemplate
+from a3s_power.runner.base import ChatPrompt, EventStream, Runner, Sampling
+from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.loading import Loader, LoadPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation that has begun. Everything in it ends with the block it was made for."""
+
+    events: AsyncIterator[Event]
+    load_ns: int
+    """From the request's arrival until a runner was there for it."""
+    prompt: str | None
+    """The prompt as the model sees it, where we rendered it; None where the engine does."""
+    runner: Runner
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Either a finished text, or a conversation that the engine renders."""
+
+    text: str | None = None
+    chat: ChatPrompt | None = None
+
+
+class ChatService:
+    """Chat and completion, on any API."""
+
+    def __init__(self, cards: Cards, loader: Loader) -> None:
+        self._cards = cards
+        self._loader = loader
+
+    @asynccontextmanager
+    async def open(self, request: GenerationRequest) -> AsyncIterator[Generation]:
+        """Begin to generate. Leaving the block stops the engine and gives the runner back.
+
+        Raises, before anything is generated, what is wrong with the request (InvalidRequest and below,
+        ModelNotFound), with the server (ServerBusy, LoadFailed), or what the engine says against it.
+        """
+        started = time.monotonic_ns()
+        card = await self._cards.get(request.model)
+        check_capabilities(card, request)
+        _check_prompting(card)
+        plan, sampling = self._loader.plan(card, request.options)
+        async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
+            load_ns = time.monotonic_ns() - started
+            prompt = await _prompt(lease.runner, card, request)
+            bounds = Sampling(
+                sampling, _max_tokens(sampling), _checked_format(request.output_format), request.top_logprobs
+            )
+            if lease.spec.num_ctx > plan.spec.num_ctx:
+                bounds = await _bounded(lease.runner, prompt, bounds, plan)
+            async with _begin(lease.runner, prompt, bounds) as events:
+                yield Generation(events, load_ns, prompt.text, lease.runner)
+
+    async def load(self, request: GenerationRequest) -> None:
+        """Have the model loaded, and its keep-alive set, without generating. Raises as `open` does."""
+        card = await self._cards.get(request.model)
+        check_capabilities(card, request)
+        plan, _ = self._loader.plan(card, request.options)
+        async with self._loader.lease(card, plan, request.keep_alive_s):
+            pass
+
+    async def unload(self, model: str) -> None:
+        """Let the model's runners go, when their running requests have ended. Raises ModelNotFound."""
+        self._loader.unload(await self._cards.get(model))
+
+
+def check_capabilities(card: ModelCard, request: GenerationRequest) -> None:
+    """Raise UnsupportedCapability for what the model cannot do, in Ollama's words."""
+    verb = "chat" if isinstance(request.input, ChatInput) else "generate"
+    if request.think and "thinking" not in card.capabilities:
+        raise UnsupportedCapability(f'"{request.model}" does not support thinking', "thinking")
+    if "completion" not in card.capabilities:
+        raise UnsupportedCapability(f'"{request.model}" does not support {verb}', "completion")
+    match request.input:
+        case ChatInput(messages, tools):
+            wanted = {"tools": bool(tools), "vision": any(message.images for message in messages)}
+        case PromptInput(suffix=suffix, images=images):
+            wanted = {"insert": bool(suffix), "vision": bool(images)}
+            if request.input.raw and (request.input.template or request.input.system or request.input.context):
+                raise InvalidRequest("raw mode does not support template, system, or context")
+    for capability, is_wanted in wanted.items():
+        if is_wanted and capability not in card.capabilities:
+            raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
+
+
+def _check_prompting(card: ModelCard) -> None:
+    """Raise InvalidRequest for a model that only a renderer of Ollama's own could prompt."""
+    config = card.model.config
+    if (renderer := config.renderer or config.parser) and not (card.has_chat_template or card.template):
+        raise InvalidRequest(f'"{card.name.display}" needs the renderer "{renderer}", which this server has not')
+
+
+def _checked_format(output_format: object) -> str | dict[str, object] | None:
+    match output_format:
+        case None | "json" | dict():
+            return output_format
+    raise InvalidRequest(f"invalid format: {output_format}")
+
+
+# ---- prompts ----
+
+
+async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -> _Prompt:
+    match request.input:
+        case ChatInput() as chat:
+            return _chat_prompt(card, chat, request.think)
+        case PromptInput(raw=True) as given:
+            return _Prompt(text=given.prompt)
+        case PromptInput() as given:
+            text = await _render(runner, card, given, request.think)
+            before = await runner.detokenize(given.context) if given.context else ""
+            return _Prompt(text=before + text)
+
+
+def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
+    messages = (*card.model.messages, *chat.messages)
+    if card.model.system and chat.messages[0].role != "system":
+        messages = (Message("system", card.model.system), *messages)
+    if card.template is None:
+        return _Prompt(chat=ChatPrompt(messages, chat.tools, think))
+    return _Prompt(text=card.template.render_chat(messages, think=think))
+
+
+async def _render(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> str:
+    template = GoTemplate.parse(given.template) if given.template else card.template
+    if given.suffix:
+        assert template is not None, "a model without a Go template has no capability insert"
+        return template.render_insert(given.prompt, given.suffix)
+    system = card.model.system if given.system is None else given.system
+    messages = () if given.context else card.model.messages
+    if system:
+        messages = (Message("system", system), *messages)
+    messages = (*messages, Message("user", given.prompt))
+    if template is not None:
+        return template.render_chat(messages, think=think)
+    if card.has_chat_template:
+        return await runner.render(ChatPrompt(messages, think=think))
+    return given.prompt
+
+
+# ---- bounds ----
+
+
+def _max_tokens(sampling: SamplingOptions) -> int | None:
+    """None for as many as fit."""
+    return sampling.num_predict if sampling.num_predict >= 0 else None
+
+
+async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: LoadPlan) -> Sampling:
+    """The runner has a larger context than the request asked for: the request gets no more than it asked."""
+    text = prompt.text
+    if text is None:
+        assert prompt.chat is not None
+        text = await runner.render(prompt.chat)
+    prompt_tokens = len(await runner.tokenize(text, special=True))
+    room = plan.spec.num_ctx - prompt_tokens
+    if room <= 0:
+        raise ContextExceeded(prompt_tokens, plan.spec.num_ctx)
+    return replace(sampling, max_tokens=min(room, sampling.max_tokens or room))
+
+
+def _begin(runner: Runner, prompt: _Prompt, sampling: Sampling) -> EventStream:
+    if prompt.text is not None:
+        return runner.complete(prompt.text, sampling)
+    assert prompt.chat is not None
+    return runner.chat(prompt.chat, sampling)

@@ -1,0 +1,118 @@
+"""The models that are here: listing, looking, copying, deleting, making them, and their blobs."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.from_thread
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectSendStream
+
+from a3s_power.build.assemble import Recipe, assemble
+from a3s_power.errors import AppError
+from a3s_power.names import ModelName
+from a3s_power.scheduler.scheduler import Loaded
+from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.loading import Loader
+from a3s_power.store.models import ModelStore
+
+log = logging.getLogger(__name__)
+
+WRITE_BYTES = 1 << 20
+
+
+class Library:
+    """Everything about stored models that is not generating."""
+
+    def __init__(self, store: ModelStore, cards: Cards, loader: Loader) -> None:
+        self._store = store
+        self._cards = cards
+        self._loader = loader
+
+    async def card(self, name: str) -> ModelCard:
+        """See `Cards.get`."""
+        return await self._cards.get(name)
+
+    async def all(self) -> list[ModelCard]:
+        """Every model that can be read, the newest first."""
+        return await anyio.to_thread.run_sync(self._all)
+
+    def _all(self) -> list[ModelCard]:
+        cards = []
+        for model in self._store.list():
+            try:
+                cards.append(self._cards.of(model))
+            except AppError as exc:
+                log.warning("skipping a model", extra={"model": model.name.display, "error": str(exc)})
+        return cards
+
+    def loaded(self) -> list[Loaded[ModelCard]]:
+        """What is loaded and loading. Never waits."""
+        return self._loader.loaded()
+
+    async def copy(self, source: ModelName, destination: ModelName) -> None:
+        """Another name for the same model. Raises ModelNotFound."""
+        await anyio.to_thread.run_sync(self._store.copy, source, destination)
+
+    async def delete(self, name: ModelName) -> None:
+        """Remove a model and the blobs that no other needs; one that runs goes on. Raises ModelNotFound."""
+        await anyio.to_thread.run_sync(self._store.delete, name)
+
+    @asynccontextmanager
+    async def create(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[str]]:
+        """Make a model; the status lines come as it goes. Raises, while they are read, what `assemble` does."""
+        send, receive = anyio.create_memory_object_stream[str](float("inf"))
+        async with anyio.create_task_group() as tasks:
+            outcome = _Outcome()
+            tasks.start_soon(self._assemble, recipe, send, outcome)
+            async with receive:
+                yield outcome.reported(receive)
+
+    async def _assemble(self, recipe: Recipe, send: MemoryObjectSendStream[str], outcome: "_Outcome") -> None:
+        def on_status(status: str) -> None:
+            anyio.from_thread.run_sync(send.send_nowait, status)
+
+        async with send:
+            try:
+                await anyio.to_thread.run_sync(assemble, self._store, recipe, on_status)
+            except AppError as exc:
+                outcome.error = exc
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a blob is here. Raises InvalidDigest."""
+        return await anyio.to_thread.run_sync(self._store.blobs.has, digest)
+
+    async def receive_blob(self, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store what arrives, under the digest it must have. Raises DigestMismatch, StoreFailed.
+
+        When it breaks off nothing is visible, and what came is thrown away: the next upload starts anew.
+        """
+        ingests = self._store.blobs.ingest(digest)
+        ingest = await anyio.to_thread.run_sync(ingests.__enter__)
+        try:
+            ingest.restart()
+            buffer = bytearray()
+            async for chunk in chunks:
+                buffer += chunk
+                if len(buffer) >= WRITE_BYTES:
+                    await anyio.to_thread.run_sync(ingest.write, bytes(buffer))
+                    buffer.clear()
+            await anyio.to_thread.run_sync(ingest.write, bytes(buffer))
+            await anyio.to_thread.run_sync(ingest.commit)
+        except BaseException:
+            ingest.abort()
+            raise
+        finally:
+            ingests.__exit__(None, None, None)
+
+
+class _Outcome:
+    """How the making ended; told to the reader after the last status, where it can be worded."""
+
+    error: AppError | None = None
+
+    async def reported(self, statuses: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for status in statuses:
+            yield status
+        if self.error is not None:
+            raise self.error

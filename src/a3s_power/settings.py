@@ -1,0 +1,185 @@
+"""Settings: every knob, its default and where it may be set, as one frozen value read once at start.
+
+Precedence: command-line flag, `A3S_POWER_<KEY>`, `OLLAMA_<NAME>`, `config.toml` in the home folder, default.
+Nothing else in the program reads the environment.
+"""
+
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from a3s_power.errors import AppError, InvalidRequest
+from a3s_power.units import FOREVER, parse_duration
+
+DEFAULT_PORT = 11434
+
+
+class InvalidSetting(AppError):
+    """A setting whose value makes no sense, and which cannot be replaced by a default without surprise."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server listens, or where a client finds it."""
+
+    scheme: str = "http"
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`127.0.0.1:11434`, `:8080`, `[::1]`, `https://example.com/base`, the way Ollama reads OLLAMA_HOST.
+
+        A port that is none is replaced by the scheme's default.
+        """
+        scheme, separator, rest = text.strip().rpartition("://")
+        default_port = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
+        authority, slash, path = rest.partition("/")
+        host, colon, port_text = authority.rpartition(":")
+        is_bare_ipv6 = authority.count(":") > 1 and not authority.startswith("[")
+        if not colon or "]" in port_text or is_bare_ipv6:
+            host, port_text = authority or "127.0.0.1", ""
+        port = int(port_text) if port_text.isdecimal() and int(port_text) <= 65535 else default_port
+        return cls(scheme or "http", host.strip("[]"), port, slash + path if path else "")
+
+    @property
+    def url(self) -> str:
+        """For a client: an address that means "all interfaces" becomes the loopback one."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        bracketed = f"[{host}]" if ":" in host else host
+        return f"{self.scheme}://{bracketed}:{self.port}{self.path}"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# ---- how a text from the environment becomes a value ----
+
+
+def _boolean(text: str) -> bool:
+    """Go's ParseBool; any other text that is not empty is true, as Ollama has it."""
+    return text not in {"0", "f", "F", "false", "FALSE", "False"}
+
+
+def _optional_boolean(text: str) -> bool | None:
+    return _boolean(text) if text else None
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A Go duration or a number of seconds; negative is forever."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = parse_duration(text)
+    return FOREVER if seconds < 0 else seconds
+
+
+def _stall_limit(text: str) -> float:
+    """Zero too is forever."""
+    return _seconds(text) or math.inf
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _cache_type(text: str) -> str:
+    return text.lower()
+
+
+def _key(default: Any, parse: Callable[[str], Any], *ollama_names: str) -> Any:
+    """A field that can be set. `ollama_names` are tried as they are, after `A3S_POWER_<KEY>`."""
+    factory = default if callable(default) else lambda: default
+    return field(default_factory=factory, metadata={"parse": parse, "names": ollama_names})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one server. Sizes in bytes, times in seconds."""
+
+    home: Path = _key(lambda: Path.home() / ".a3s" / "power", _path)
+    """Ours alone: config.toml, tool environments, logs."""
+    data_dir: Path = _key(lambda: Path.home() / ".ollama" / "models", _path, "OLLAMA_MODELS")
+    """The store, which Ollama may share."""
+    host: Endpoint = _key(Endpoint(), Endpoint.parse, "OLLAMA_HOST")
+    keep_alive: float = _key(300.0, _seconds, "OLLAMA_KEEP_ALIVE")
+    load_timeout: float = _key(300.0, _stall_limit, "OLLAMA_LOAD_TIMEOUT")
+    """How long a load may stand still."""
+    drain_timeout: float = _key(30.0, _seconds)
+    """How long streams may go on once the server is told to end."""
+    num_parallel: int = _key(4, _natural, "OLLAMA_NUM_PARALLEL")
+    """Requests served at once by one loaded model."""
+    max_loaded_models: int = _key(0, _natural, "OLLAMA_MAX_LOADED_MODELS")
+    """0 is as many as memory holds."""
+    max_queue: int = _key(512, _natural, "OLLAMA_MAX_QUEUE")
+    """Requests that may wait."""
+    context_length: int = _key(0, _natural, "OLLAMA_CONTEXT_LENGTH")
+    """num_ctx where neither request nor model says; 0 is the largest that fits, up to 32k."""
+    kv_cache_type: str = _key("f16", _cache_type, "OLLAMA_KV_CACHE_TYPE")
+    flash_attention: bool | None = _key(None, _optional_boolean, "OLLAMA_FLASH_ATTENTION")
+    num_thread: int = _key(0, _natural)
+    """Compute threads of an engine; 0 is one for each physical core."""
+    go_template: bool | None = _key(None, _optional_boolean, "OLLAMA_GO_TEMPLATE")
+    """For models with both kinds of template: True takes Go's, False the file's own, None the richer one."""
+    noprune: bool = _key(False, _boolean, "OLLAMA_NOPRUNE")
+    debug: bool = _key(False, _boolean, "OLLAMA_DEBUG")
+    llama_server: str = _key("", str)
+    """A llama-server binary to drive instead of the engine that comes with us."""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Self:
+        """Read everything once. `flags` are values already parsed; None among them means not given.
+
+        A text that cannot be understood raises InvalidSetting, which names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        home = cls._from_environ(environ, _path, ("A3S_POWER_HOME",))
+        config = _read_config((home or cls().home) / "config.toml")
+        values: dict[str, Any] = {} if home is None else {"home": home}
+        for f in fields(cls):
+            parse, names = f.metadata["parse"], (f"A3S_POWER_{f.name.upper()}", *f.metadata["names"])
+            value = cls._from_environ(environ, parse, names)
+            if value is None and f.name in config:
+                value = _parsed(f"config.toml: {f.name}", parse, _as_text(config[f.name]))
+            if value is not None:
+                values[f.name] = value
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        return cls(**values | given)
+
+    @staticmethod
+    def _from_environ(environ: Mapping[str, str], parse: Callable[[str], Any], names: tuple[str, ...]) -> Any:
+        for name in names:
+            if text := environ.get(name, "").strip().strip("\"'"):
+                return _parsed(name, parse, text)
+        return None
+
+
+def _parsed(name: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except (ValueError, InvalidRequest) as exc:
+        raise InvalidSetting(f"{name}={text}: {exc}") from exc
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise InvalidSetting(f"{path}: {exc}") from exc

@@ -1,0 +1,31 @@
+"""Nothing outlives its owner: the owner of a runner is killed, and looked for is what is left."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.support.engines import family_of, wait_until_gone
+
+
+@pytest.mark.parametrize(("kind", "state"), [("real", "loading"), ("real", "loaded"), ("fake", "loaded")])
+def test_a_runner_dies_with_its_owner(kind, state, smollm2_gguf, short_tmp):
+    argv = [sys.executable, "-m", "tests.support.owner", kind, str(smollm2_gguf), str(short_tmp), state]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as owner:
+        family = family_of(int(owner.stdout.readline()))
+        assert all(process.is_running() for process in family)
+        owner.kill()
+    assert wait_until_gone(family) == []
+    if state == "loaded":
+        assert list(short_tmp.iterdir()) == []
+
+
+def test_an_engine_binary_dies_with_its_host(smollm2_gguf, short_tmp):
+    argv = [sys.executable, "-m", "tests.support.owner", "fake", str(smollm2_gguf), str(short_tmp), "loaded"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as owner:
+        host, binary = family_of(int(owner.stdout.readline()))
+        host.kill()
+        assert wait_until_gone([binary]) == []
+        owner.kill()
+    assert psutil.pid_exists(binary.pid) is False
