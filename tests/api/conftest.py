@@ -39,7 +39,7 @@ class ServerMaker:
             A3S_POWER_LLAMA_SERVER=FAKE_BINARY,
             LLAMA_ARG_FAKE=json.dumps(switches or {}),
             XDG_RUNTIME_DIR=runtime.name,
-            **settings,
+            **{"A3S_POWER_DRAIN_TIMEOUT": "1", **settings},
         )
         api = API(server.__enter__())
         api.runtime_dir = runtime.name

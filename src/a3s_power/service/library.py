@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio.from_thread
 import anyio.to_thread
@@ -62,11 +62,14 @@ class Library:
     async def create(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[str]]:
         """Make a model; the status lines come as it goes. Raises, while they are read, what `assemble` does."""
         send, receive = anyio.create_memory_object_stream[str](float("inf"))
+        outcome = _Outcome()
         async with anyio.create_task_group() as tasks:
-            outcome = _Outcome()
             tasks.start_soon(self._assemble, recipe, send, outcome)
             async with receive:
-                yield outcome.reported(receive)
+                with suppress(AppError):  # raised again below, not wrapped in a group
+                    yield outcome.reported(receive)
+        if outcome.error is not None:
+            raise outcome.error
 
     async def _assemble(self, recipe: Recipe, send: MemoryObjectSendStream[str], outcome: "_Outcome") -> None:
         def on_status(status: str) -> None:

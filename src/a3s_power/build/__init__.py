@@ -1,0 +1,1 @@
+"""Making models: from blobs, from other models."""

@@ -1,0 +1,196 @@
+"""Clients that leave, engines that die, servers that are told to end or killed: what each of them leaves behind."""
+
+import json
+import os
+import signal
+import time
+
+import anyio
+import httpx2
+import psutil
+import pytest
+
+from a3s_power.runner.link import exchange
+from tests.support.engines import family_of, wait_until_gone
+
+ENDLESS = {"model": "m", "prompt": "forever"}
+PATIENCE_S = 20
+
+
+def until(condition):
+    """Wait for something that another process does; nothing here depends on how long it takes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (outcome := condition()):
+        assert time.monotonic() < deadline, "it never happened"
+    return outcome
+
+
+def open_streams(api) -> int:
+    """What the scripted engine is busy with, asked on its own socket."""
+
+    async def ask():
+        async for socket in anyio.Path(api.runtime_dir).glob("*/s.sock"):
+            async with exchange(str(socket), "/open-streams") as reply:
+                return json.loads(await reply.read())["count"]
+        return 0
+
+    return anyio.run(ask)
+
+
+def send_request(api, path, body):
+    """Send a whole request on a bare connection, and return the connection."""
+    connection = api.connect()
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def runner_pid(api) -> int:
+    """The runner of a server with one model loaded."""
+    (child,) = psutil.Process(api.server.process.pid).children()
+    return child.pid
+
+
+# ---- the client leaves ----
+
+
+@pytest.mark.parametrize("path, body", [("/api/generate", ENDLESS), ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "forever"}]})])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_engine(scripted, path, body, stream):
+    api = scripted()
+    connection = send_request(api, path, {**body, "stream": stream})
+    if stream:
+        until(lambda: b"tick" in connection.recv(1 << 16))  # after the first token
+    until(lambda: api.loaded() and open_streams(api) == 1)
+    connection.close()
+    until(lambda: open_streams(api) == 0)
+    assert api.post("/api/generate", {"model": "m", "prompt": "say:still here", "stream": False}).json()["response"] == "still here"
+
+
+def test_a_client_that_leaves_while_its_model_loads_ends_the_load(scripted):
+    api = scripted(switches={"stuck": True})
+    connection = send_request(api, "/api/generate", ENDLESS)
+    until(api.loaded)
+    family = family_of(runner_pid(api))
+    connection.close()
+    assert wait_until_gone(family) == []
+    assert api.loaded() == []
+
+
+def test_a_client_that_leaves_the_queue_frees_its_place(scripted):
+    api = scripted(OLLAMA_NUM_PARALLEL="1", OLLAMA_MAX_QUEUE="1")
+    running = send_request(api, "/api/generate", ENDLESS)
+    until(lambda: b"tick" in running.recv(1 << 16))
+    waiting = send_request(api, "/api/generate", ENDLESS)
+    refused = until(lambda: (r := api.post("/api/generate", {**ENDLESS, "stream": False})).status_code == 503 and r)
+    assert refused.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
+    assert refused.headers["retry-after"] == "1"
+    waiting.close()
+    running.close()
+    assert api.post("/api/generate", {"model": "m", "prompt": "say:free", "stream": False}).json()["response"] == "free"
+
+
+# ---- the engine fails ----
+
+
+def test_a_runner_that_dies_fails_its_request_and_the_next_one_gets_another(scripted):
+    api = scripted()
+    lines = api.lines("/api/generate", {"model": "m", "prompt": "die:3"})
+    assert [line["response"] for line in lines[:-1]] == [" tok0", " tok1", " tok2"]
+    assert lines[-1]["error"].startswith("model runner has unexpectedly stopped")
+    whole = api.post("/api/generate", {"model": "m", "prompt": "die:3", "stream": False})
+    assert whole.status_code == 500
+    assert api.post("/api/generate", {"model": "m", "prompt": "say:anew", "stream": False}).json()["response"] == "anew"
+
+
+def test_a_runner_that_is_killed_is_noticed_by_all_it_served(scripted):
+    api = scripted()
+    streams = [api.stream("/api/generate", ENDLESS) for _ in range(3)]
+    assert all(next(stream)["response"] == " tick" for stream in streams)
+    os.killpg(runner_pid(api), signal.SIGKILL)
+    for stream in streams:
+        assert "unexpectedly stopped" in list(stream)[-1]["error"]
+    until(lambda: api.loaded() == [])
+
+
+def test_an_error_before_the_first_token_has_a_status_and_one_after_it_a_line(scripted):
+    api = scripted()
+    refused = api.post("/api/generate", {"model": "m", "prompt": "refuse:418"})
+    assert (refused.status_code, refused.json()) == (418, {"error": "refused as told"})
+    assert api.lines("/api/generate", {"model": "m", "prompt": "break:1"})[-1] == {"error": "broke as told"}
+
+
+def test_an_engine_that_never_starts_is_given_up(scripted):
+    api = scripted(switches={"stuck": True}, OLLAMA_LOAD_TIMEOUT="1s")
+    response = api.post("/api/generate", {"model": "m", "prompt": "Hi"})
+    assert response.status_code == 500
+    assert response.json()["error"].startswith("timed out waiting for the engine to start")
+    assert psutil.Process(api.server.process.pid).children() == []
+
+
+# ---- the server ends ----
+
+
+def test_streams_drain_when_the_server_is_told_to_end(scripted):
+    api = scripted(A3S_POWER_DRAIN_TIMEOUT="60")
+    stream = api.stream("/api/generate", {"model": "m", "prompt": "chunks:20000"})
+    next(stream)
+    family = family_of(api.server.process.pid)
+    api.server.process.send_signal(signal.SIGTERM)
+    lines = list(stream)
+    assert lines[-1]["done_reason"] == "stop"
+    assert len(lines) == 20000
+    assert wait_until_gone(family) == []
+    assert api.server.process.wait() == 0
+
+
+def test_a_stream_that_does_not_end_is_ended_with_a_word(scripted):
+    api = scripted(A3S_POWER_DRAIN_TIMEOUT="1")
+    stream = api.stream("/api/generate", ENDLESS)
+    next(stream)
+    family = family_of(api.server.process.pid)
+    api.server.process.send_signal(signal.SIGTERM)
+    *_, last = stream
+    assert last == {"error": "the server is shutting down"}
+    assert wait_until_gone(family) == []
+    assert api.server.process.wait() == 0
+
+
+def test_a_server_that_ends_takes_no_new_requests(scripted):
+    api = scripted()
+    stream = api.stream("/api/generate", ENDLESS)
+    next(stream)
+    api.server.process.send_signal(signal.SIGTERM)
+
+    def is_refused():
+        try:
+            httpx2.get(f"{api.server.url}/", trust_env=False)
+        except httpx2.TransportError:
+            return True
+        return False
+
+    until(is_refused)
+    stream.close()
+
+
+def test_a_killed_server_leaves_no_process_and_no_socket(scripted):
+    api = scripted()
+    stream = api.stream("/api/generate", ENDLESS)
+    next(stream)
+    family = family_of(api.server.process.pid)
+    assert len(family) == 3  # the server, the host, the engine
+    api.server.process.kill()
+    with pytest.raises(httpx2.RemoteProtocolError):
+        list(stream)
+    assert wait_until_gone(family) == []
+    until(lambda: not os.listdir(api.runtime_dir))
+
+
+def test_a_taken_port_is_said_to_be_so(scripted, tmp_path):
+    from demo.server import CannotStart, running_server
+
+    address = scripted().server.environment["OLLAMA_HOST"]
+    with pytest.raises(CannotStart, match=f"Error: listen tcp {address}: bind: address already in use"):
+        with running_server(tmp_path / "second", OLLAMA_HOST=address):
+            pass
