@@ -7,7 +7,7 @@ import dataclasses
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from a3s_power.errors import InvalidOption
 
@@ -57,11 +57,12 @@ _EXPECTED = {
 }
 
 
-def _kind(hint: object) -> type:
+def _kind(hint: Any) -> type:
     """`int | None` → int, `tuple[str, ...]` → tuple."""
     if isinstance(hint, types.UnionType):
         hint = next(arg for arg in get_args(hint) if arg is not type(None))
-    return getattr(hint, "__origin__", hint)  # type: ignore[return-value]
+    kind: type = get_origin(hint) or hint
+    return kind
 
 
 def _kinds(cls: type) -> dict[str, type]:

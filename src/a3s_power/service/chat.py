@@ -1,9 +1,12 @@
 """Generating text: from a request to a leased runner and its events."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio.to_thread
 
 from a3s_power.errors import ContextExceeded, InvalidRequest, UnsupportedCapability
 from a3s_power.generation import ChatInput, Event, GenerationRequest, PromptInput
@@ -117,7 +120,7 @@ def _checked_format(output_format: object) -> str | dict[str, object] | None:
 async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -> _Prompt:
     match request.input:
         case ChatInput() as chat:
-            return _chat_prompt(card, chat, request.think)
+            return await _chat_prompt(card, chat, request.think)
         case PromptInput(raw=True) as given:
             return _Prompt(text=given.prompt)
         case PromptInput() as given:
@@ -126,30 +129,35 @@ async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -
             return _Prompt(text=before + text)
 
 
-def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
+async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
     messages = (*card.model.messages, *chat.messages)
     if card.model.system and chat.messages[0].role != "system":
         messages = (Message("system", card.model.system), *messages)
     if card.template is None:
         return _Prompt(chat=ChatPrompt(messages, chat.tools, think))
-    return _Prompt(text=card.template.render_chat(messages, think=think))
+    return _Prompt(text=await _rendered(card.template, messages, think))
 
 
 async def _render(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> str:
     template = GoTemplate.parse(given.template) if given.template else card.template
     if given.suffix:
         assert template is not None, "a model without a Go template has no capability insert"
-        return template.render_insert(given.prompt, given.suffix)
+        return await anyio.to_thread.run_sync(template.render_insert, given.prompt, given.suffix)
     system = card.model.system if given.system is None else given.system
     messages = () if given.context else card.model.messages
     if system:
         messages = (Message("system", system), *messages)
     messages = (*messages, Message("user", given.prompt))
     if template is not None:
-        return template.render_chat(messages, think=think)
+        return await _rendered(template, messages, think)
     if card.has_chat_template:
         return await runner.render(ChatPrompt(messages, think=think))
     return given.prompt
+
+
+async def _rendered(template: GoTemplate, messages: Sequence[Message], think: bool | str | None) -> str:
+    """On a thread: a template that nobody has read may take seconds before its budget is spent."""
+    return await anyio.to_thread.run_sync(partial(template.render_chat, messages, think=think))
 
 
 # ---- bounds ----
