@@ -28,9 +28,7 @@ def main(runs: int = 15) -> None:
         parse_ms = median_ms(lambda: read_gguf(path), runs)
         decode_ms = median_ms(array.decode, runs)
         size_mib = path.stat().st_size / 2**20
-    print(
-        f"{TOKENS} tokens, scores, types, {MERGES} merges, {TENSORS} tensors; {size_mib:.1f} MiB; {runs} runs"
-    )
+    print(f"{TOKENS} tokens, scores, types, {MERGES} merges, {TENSORS} tensors; {size_mib:.1f} MiB; {runs} runs")
     print(f"read raw       {raw_ms:7.1f} ms")
     print(f"parse header   {parse_ms:7.1f} ms   {parse_ms / raw_ms:.0f}x raw   target {TARGET_MS} ms")
     print(f"decode tokens  {decode_ms:7.1f} ms")
@@ -45,9 +43,7 @@ def synthetic() -> bytes:
         "tokenizer.ggml.tokens": words,
         "tokenizer.ggml.scores": TypedArray(FLOAT32, [-1000.0] * TOKENS),
         "tokenizer.ggml.token_type": TypedArray(INT32, [1] * TOKENS),
-        "tokenizer.ggml.merges": [
-            f"{left} {right}" for left, right in zip(words, words[6000:], strict=False)
-        ],
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in zip(words, words[6000:], strict=False)],
     }
     return gguf_bytes(metadata, {f"blk.{i}.attn_q.weight": TensorSpec((32,)) for i in range(TENSORS)})
 

@@ -55,7 +55,13 @@ def runner_pid(api) -> int:
 # ---- the client leaves ----
 
 
-@pytest.mark.parametrize("path, body", [("/api/generate", ENDLESS), ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "forever"}]})])
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/api/generate", ENDLESS),
+        ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "forever"}]}),
+    ],
+)
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_engine(scripted, path, body, stream):
     api = scripted()
@@ -65,7 +71,10 @@ def test_a_client_that_leaves_stops_the_engine(scripted, path, body, stream):
     until(lambda: api.loaded() and open_streams(api) == 1)
     connection.close()
     until(lambda: open_streams(api) == 0)
-    assert api.post("/api/generate", {"model": "m", "prompt": "say:still here", "stream": False}).json()["response"] == "still here"
+    assert (
+        api.post("/api/generate", {"model": "m", "prompt": "say:still here", "stream": False}).json()["response"]
+        == "still here"
+    )
 
 
 def test_a_client_that_leaves_while_its_model_loads_ends_the_load(scripted):
@@ -83,12 +92,17 @@ def test_a_client_that_leaves_the_queue_frees_its_place(scripted):
     running = send_request(api, "/api/generate", ENDLESS)
     until(lambda: b"tick" in running.recv(1 << 16))
     waiting = send_request(api, "/api/generate", ENDLESS)
-    refused = until(lambda: (r := api.post("/api/generate", {**ENDLESS, "stream": False})).status_code == 503 and r)
+    refused = until(
+        lambda: (r := api.post("/api/generate", {**ENDLESS, "stream": False})).status_code == 503 and r
+    )
     assert refused.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
     assert refused.headers["retry-after"] == "1"
     waiting.close()
     running.close()
-    assert api.post("/api/generate", {"model": "m", "prompt": "say:free", "stream": False}).json()["response"] == "free"
+    assert (
+        api.post("/api/generate", {"model": "m", "prompt": "say:free", "stream": False}).json()["response"]
+        == "free"
+    )
 
 
 # ---- the engine fails ----
@@ -101,7 +115,10 @@ def test_a_runner_that_dies_fails_its_request_and_the_next_one_gets_another(scri
     assert lines[-1]["error"].startswith("model runner has unexpectedly stopped")
     whole = api.post("/api/generate", {"model": "m", "prompt": "die:3", "stream": False})
     assert whole.status_code == 500
-    assert api.post("/api/generate", {"model": "m", "prompt": "say:anew", "stream": False}).json()["response"] == "anew"
+    assert (
+        api.post("/api/generate", {"model": "m", "prompt": "say:anew", "stream": False}).json()["response"]
+        == "anew"
+    )
 
 
 def test_a_runner_that_is_killed_is_noticed_by_all_it_served(scripted):

@@ -7,7 +7,14 @@ import pytest
 
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0, "num_predict": 8}
-METRICS = {"total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"}
+METRICS = {
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+}
 
 
 def test_the_official_client_chats(real):
@@ -87,7 +94,14 @@ def test_a_schema_binds_the_answer(real):
 
 
 def test_logprobs_come_with_their_tokens(real):
-    body = {"model": "smollm2", "messages": HI, "options": GREEDY, "logprobs": True, "top_logprobs": 2, "stream": False}
+    body = {
+        "model": "smollm2",
+        "messages": HI,
+        "options": GREEDY,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "stream": False,
+    }
     reply = real.post("/api/chat", body).json()
     assert len(reply["logprobs"]) == reply["eval_count"]
     for entry in reply["logprobs"]:
@@ -202,7 +216,9 @@ def test_a_model_s_own_system_and_messages_and_parameters_count(real):
 
 def test_a_go_template_prompts_the_model(real):
     template = "{{ if .System }}[{{ .System }}] {{ end }}<{{ .Prompt }}>{{ .Response }}"
-    real.post("/api/create", {"model": "go", "from": "smollm2", "template": template, "system": "S", "stream": False})
+    real.post(
+        "/api/create", {"model": "go", "from": "smollm2", "template": template, "system": "S", "stream": False}
+    )
     shown = real.post("/api/show", {"model": "go"}).json()
     assert shown["template"] == template
     for path, body in (("/api/chat", {"messages": HI}), ("/api/generate", {"prompt": "Hi"})):

@@ -10,7 +10,7 @@ import pytest
 from demo.server import running_server
 from demo.smollm2 import GGUF_SHA256
 from tests.support.api import API, tiny_gguf
-from tests.support.gguf_files import STRING, TensorSpec, TypedArray, gguf_bytes, header_bytes, write_gguf
+from tests.support.gguf_files import STRING, TensorSpec, TypedArray, gguf_bytes, header_bytes
 
 
 @pytest.fixture
@@ -19,7 +19,9 @@ def tiny(tmp_path):
 
 
 def create(api, name, gguf, **fields):
-    return api.post("/api/create", {"model": name, "files": {"a.gguf": api.upload(gguf)}, "stream": False, **fields})
+    return api.post(
+        "/api/create", {"model": name, "files": {"a.gguf": api.upload(gguf)}, "stream": False, **fields}
+    )
 
 
 def test_what_is_asked_first_is_answered(real):
@@ -32,7 +34,11 @@ def test_what_is_asked_first_is_answered(real):
 def test_unknown_paths_and_methods_are_said_to_be_so(real):
     assert (real.http.get("/nope").status_code, real.http.get("/nope").text) == (404, "404 page not found")
     response = real.http.get("/api/show")
-    assert (response.status_code, response.headers["allow"], response.text) == (405, "POST", "405 method not allowed")
+    assert (response.status_code, response.headers["allow"], response.text) == (
+        405,
+        "POST",
+        "405 method not allowed",
+    )
     assert real.http.head("/api/ps").status_code == 405
 
 
@@ -99,7 +105,12 @@ def test_a_copy_is_the_same_model_and_outlives_the_original(scripted):
     assert first["digest"] == second["digest"]
     api.sdk.delete("m")
     assert [row["name"] for row in api.http.get("/api/tags").json()["models"]] == ["user/copy:v1"]
-    assert api.post("/api/generate", {"model": "user/copy:v1", "prompt": "say:yes", "stream": False}).json()["response"] == "yes"
+    assert (
+        api.post("/api/generate", {"model": "user/copy:v1", "prompt": "say:yes", "stream": False}).json()[
+            "response"
+        ]
+        == "yes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +173,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(scripted):
     api = scripted()
     digest = f"sha256:{hashlib.sha256(b'x' * 1000).hexdigest()}"
     with api.connect() as connection:
-        connection.sendall(f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nxxx".encode())
+        connection.sendall(
+            f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nxxx".encode()
+        )
     models = api.server.process.args and api.server.environment["OLLAMA_MODELS"]
     api.upload_done = api.http.post(f"/api/blobs/{digest}", content=b"x" * 1000)  # and the next one works
     assert api.upload_done.status_code == 201
@@ -243,7 +256,10 @@ def test_a_folder_that_ollama_made_is_served_as_it_is(tmp_path, smollm2_gguf):
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **blob(json.dumps(config).encode())},
+        "config": {
+            "mediaType": "application/vnd.docker.container.image.v1+json",
+            **blob(json.dumps(config).encode()),
+        },
         "layers": [
             {"mediaType": kind + "model", "digest": f"sha256:{GGUF_SHA256}", "size": smollm2_gguf.stat().st_size},
             {"mediaType": kind + "params", **blob(b'{"num_predict":2}\n')},

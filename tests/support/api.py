@@ -62,7 +62,9 @@ class API:
         self.sdk._client.close()
 
 
-def tiny_gguf(path: Path, *, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE, **more: Any) -> Path:
+def tiny_gguf(
+    path: Path, *, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE, **more: Any
+) -> Path:
     """A well-formed model file of a few hundred bytes, for engines that do not look into it."""
     metadata: dict[str, Any] = {
         "general.architecture": architecture,

@@ -8,7 +8,8 @@ How it starts is told by JSON in the environment variable LLAMA_ARG_FAKE (an all
     ignore_term   ignores SIGTERM
 What it answers is told by the prompt (the last message of a chat):
     say:a|b|c     three tokens, then the end            chunks:N    N tokens as fast as they go
-    forever       tokens without end                    die:N       N tokens, then SIGKILL to itself
+    paced:N:R     N tokens, R of them a second          die:N       N tokens, then SIGKILL to itself
+    forever       tokens without end
     refuse:418    HTTP status 418 before any token      break:N     N tokens, then an error in the stream
     long:N        refused: N tokens do not fit
     raw:<json>    these server-sent events, a JSON list of objects, as they are
@@ -20,6 +21,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 SWITCHES = json.loads(os.environ.get("LLAMA_ARG_FAKE", "{}"))
@@ -47,8 +49,8 @@ def tokens_of(prompt: str) -> Iterator[str]:
     verb, _, rest = prompt.partition(":")
     if verb == "say":
         yield from rest.split("|")
-    elif verb in {"chunks", "die", "break"}:
-        yield from (f" tok{i}" for i in range(int(rest)))
+    elif verb in {"chunks", "die", "break", "paced"}:
+        yield from (f" tok{i}" for i in range(int(rest.partition(":")[0])))
     elif verb == "forever":
         while True:
             yield " tick"
@@ -121,12 +123,15 @@ class Engine:
 
     async def stream(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
         limit, count, verb = body.get("n_predict", -1), 0, prompt.partition(":")[0]
+        start, rate = time.perf_counter(), int(prompt.split(":")[2]) if verb == "paced" else 0
         for token in tokens_of(prompt):
             if count == limit:
                 break
             count += 1
             delta = {"choices": [{"delta": {"content": token}, "finish_reason": None}]}
             writer.write(event(delta if is_chat else {"content": token, "stop": False}))
+            while rate and count > (time.perf_counter() - start) * rate:
+                await asyncio.sleep(0)  # one write for each token, as an engine does
             if count % 64 == 0 or verb != "chunks":
                 await writer.drain()
                 await asyncio.sleep(0)

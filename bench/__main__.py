@@ -1,0 +1,6 @@
+"""`make bench`: everything that is measured, one after the other."""
+
+from bench import gguf_header, overhead
+
+overhead.main()
+gguf_header.main()
