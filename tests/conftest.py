@@ -1,11 +1,15 @@
-"""What every test may ask for: the small real model, and an event loop like the server's."""
+"""What every test may ask for: the small real model, servers with a real and a scripted engine."""
 
+import json
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from demo import smollm2
+from demo.server import running_server
+from tests.support.api import API, tiny_gguf
+from tests.support.engines import FAKE_BINARY
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,50 @@ def short_tmp():
     """An empty folder with a path short enough for Unix sockets in it."""
     with tempfile.TemporaryDirectory(prefix="a3t-", dir="/tmp") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory, smollm2_gguf):
+    """A server with the model `smollm2`, which tests must leave as it is."""
+    with running_server(tmp_path_factory.mktemp("real"), OLLAMA_CONTEXT_LENGTH="512") as server:
+        api = API(server)
+        api.create("smollm2", smollm2_gguf)
+        yield api
+        api.close()
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    """Makes servers whose engine does as the prompt says (`tests/support/fake_engine.py`)."""
+    with ServerMaker(tmp_path) as make:
+        yield make
+
+
+class ServerMaker:
+    def __init__(self, folder):
+        self._folder = folder
+        self._open = []
+
+    def __call__(self, *, switches=None, **settings):
+        runtime = tempfile.TemporaryDirectory(prefix="a3t-", dir="/tmp")
+        server = running_server(
+            self._folder / f"server{len(self._open)}",
+            A3S_POWER_LLAMA_SERVER=FAKE_BINARY,
+            LLAMA_ARG_FAKE=json.dumps(switches or {}),
+            XDG_RUNTIME_DIR=runtime.name,
+            **{"A3S_POWER_DRAIN_TIMEOUT": "1", **settings},
+        )
+        api = API(server.__enter__())
+        api.runtime_dir = runtime.name
+        self._open.append((api, server, runtime))
+        api.create("m", tiny_gguf(self._folder / "tiny.gguf"))
+        return api
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for api, server, runtime in self._open:
+            api.close()
+            server.__exit__(None, None, None)
+            runtime.cleanup()
