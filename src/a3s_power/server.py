@@ -38,7 +38,7 @@ class CannotListen(AppError):
 def serve(settings: Settings) -> None:
     """Run the server until it is told to stop. Raises AppError when it cannot start."""
     configure_logging(debug=settings.debug)
-    with _listening(settings.host) as listener:
+    with _listening(settings.endpoint) as listener:
         anyio.run(_serve, settings, listener, backend_options={"use_uvloop": True})
 
 

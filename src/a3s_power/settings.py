@@ -4,11 +4,12 @@ Precedence: command-line flag, `A3S_POWER_<KEY>`, `OLLAMA_<NAME>`, `config.toml`
 Nothing else in the program reads the environment.
 """
 
+import logging
 import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,8 @@ from a3s_power.errors import AppError, InvalidRequest
 from a3s_power.units import FOREVER, parse_duration
 
 DEFAULT_PORT = 11434
+
+log = logging.getLogger(__name__)
 
 
 class InvalidSetting(AppError):
@@ -76,6 +79,12 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if (port := _natural(text)) > 65535:
+        raise ValueError("expected a port, 0 to 65535")
+    return port
+
+
 def _seconds(text: str) -> float:
     """A Go duration or a number of seconds; negative is forever."""
     try:
@@ -94,7 +103,12 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+CACHE_TYPES = frozenset({"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
+
+
 def _cache_type(text: str) -> str:
+    if text.lower() not in CACHE_TYPES:
+        raise ValueError(f"expected one of {', '.join(sorted(CACHE_TYPES))}")
     return text.lower()
 
 
@@ -113,6 +127,8 @@ class Settings:
     data_dir: Path = _key(lambda: Path.home() / ".ollama" / "models", _path, "OLLAMA_MODELS")
     """The store, which Ollama may share."""
     host: Endpoint = _key(Endpoint(), Endpoint.parse, "OLLAMA_HOST")
+    port: int | None = _key(None, _port)
+    """Replaces the port of `host`."""
     keep_alive: float = _key(300.0, _seconds, "OLLAMA_KEEP_ALIVE")
     load_timeout: float = _key(300.0, _stall_limit, "OLLAMA_LOAD_TIMEOUT")
     """How long a load may stand still."""
@@ -137,11 +153,17 @@ class Settings:
     llama_server: str = _key("", str)
     """A llama-server binary to drive instead of the engine that comes with us."""
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """`host` and `port` together."""
+        return self.host if self.port is None else replace(self.host, port=self.port)
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Self:
         """Read everything once. `flags` are values already parsed; None among them means not given.
 
-        A text that cannot be understood raises InvalidSetting, which names the variable.
+        A text that cannot be understood raises InvalidSetting, which names the key; but in Ollama's variables,
+        which may be set for Ollama, it is passed over with a warning, as Ollama does.
         """
         environ = os.environ if environ is None else environ
         home = cls._from_environ(environ, _path, ("A3S_POWER_HOME",))
@@ -161,7 +183,12 @@ class Settings:
     def _from_environ(environ: Mapping[str, str], parse: Callable[[str], Any], names: tuple[str, ...]) -> Any:
         for name in names:
             if text := environ.get(name, "").strip().strip("\"'"):
-                return _parsed(name, parse, text)
+                try:
+                    return _parsed(name, parse, text)
+                except InvalidSetting as exc:
+                    if not name.startswith("OLLAMA_"):
+                        raise
+                    log.warning("invalid environment variable, using default: %s", exc)
         return None
 
 

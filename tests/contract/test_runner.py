@@ -188,3 +188,16 @@ async def test_an_engine_that_dies_in_the_middle_is_told_as_such(short_tmp):
     async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
         with pytest.raises(RunnerFailed, match="unexpectedly stopped"):
             await collect(runner.complete("die:2", ENDLESS))
+
+
+async def test_a_missing_openmp_runtime_is_found_before_the_first_start(short_tmp, monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(LoadFailed, match="libgomp1") as failed:
+        async with real_engine(short_tmp).start(LoadSpec("/nowhere.gguf")):
+            pass
+    assert failed.value.reason is LoadFailure.MISSING_LIBRARY
+    assert nothing_left(short_tmp)

@@ -10,6 +10,6 @@ from a3s_power.settings import Settings
 @contextmanager
 def connected() -> Iterator[Client]:
     """A client of the server that A3S_POWER_HOST or OLLAMA_HOST names. ServerUnreachable if it is not there."""
-    with Client(Settings.load().host.url) as client:
+    with Client(Settings.load().endpoint.url) as client:
         client.heartbeat()
         yield client

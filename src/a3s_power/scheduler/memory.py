@@ -11,7 +11,7 @@ MIN_CTX = 2048
 FALLBACK_CTX = 4096
 
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
-             "q4_1": 20 / 32, "q4_0": 18 / 32}  # fmt: skip
+             "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32}  # fmt: skip
 """Bytes per element of a KV cache type: bytes of a block over its 32 elements (ggml-common.h)."""
 
 _PROCESS_BYTES = 64 * MIB

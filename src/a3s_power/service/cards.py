@@ -86,6 +86,8 @@ class Cards:
             parser=model.config.parser,
             family=model.config.model_family,
         )
+        if not is_native:  # what our own reading of the model's text cannot do yet, it does not claim
+            found = tuple(capability for capability in found if capability not in {"tools", "thinking"})
         return ModelCard(model, gguf, None if is_native else template, found)
 
     def _is_native(self, model: Model, gguf: GGUF, template: GoTemplate | None) -> bool:

@@ -30,12 +30,8 @@ class Generation:
     runner: Runner
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """Either a finished text, or a conversation that the engine renders."""
-
-    text: str | None = None
-    chat: ChatPrompt | None = None
+_Prompt = str | ChatPrompt
+"""A finished text, or a conversation that the engine renders."""
 
 
 class ChatService:
@@ -55,18 +51,16 @@ class ChatService:
         started = time.monotonic_ns()
         card = await self._cards.get(request.model)
         check_capabilities(card, request)
-        _check_prompting(card)
+        _check_prompting(card, request)
         plan, sampling = self._loader.plan(card, request.options)
         async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
             load_ns = time.monotonic_ns() - started
             prompt = await _prompt(lease.runner, card, request)
-            bounds = Sampling(
-                sampling, _max_tokens(sampling), _checked_format(request.output_format), request.top_logprobs
-            )
+            bounds = Sampling(sampling, _max_tokens(sampling), request.output_format, request.top_logprobs)
             if lease.spec.num_ctx > plan.spec.num_ctx:
                 bounds = await _bounded(lease.runner, prompt, bounds, plan)
             async with _begin(lease.runner, prompt, bounds) as events:
-                yield Generation(events, load_ns, prompt.text, lease.runner)
+                yield Generation(events, load_ns, prompt if isinstance(prompt, str) else None, lease.runner)
 
     async def load(self, request: GenerationRequest) -> None:
         """Have the model loaded, and its keep-alive set, without generating. Raises as `open` does."""
@@ -89,29 +83,33 @@ def check_capabilities(card: ModelCard, request: GenerationRequest) -> None:
     if "completion" not in card.capabilities:
         raise UnsupportedCapability(f'"{request.model}" does not support {verb}', "completion")
     match request.input:
-        case ChatInput(messages, tools):
-            wanted = {"tools": bool(tools), "vision": any(message.images for message in messages)}
-        case PromptInput(suffix=suffix, images=images):
-            wanted = {"insert": bool(suffix), "vision": bool(images)}
-            if request.input.raw and (request.input.template or request.input.system or request.input.context):
+        case ChatInput(tools=tools):
+            wanted = {"tools": bool(tools), "vision": _images(request)}
+        case PromptInput() as given:
+            wanted = {"insert": bool(given.suffix), "vision": _images(request)}
+            if given.raw and (given.template or given.system or given.context):
                 raise InvalidRequest("raw mode does not support template, system, or context")
     for capability, is_wanted in wanted.items():
         if is_wanted and capability not in card.capabilities:
             raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
 
 
-def _check_prompting(card: ModelCard) -> None:
-    """Raise InvalidRequest for a model that only a renderer of Ollama's own could prompt."""
+def _images(request: GenerationRequest) -> bool:
+    match request.input:
+        case ChatInput(messages):
+            return any(message.images for message in messages)
+        case PromptInput(images=images):
+            return bool(images)
+
+
+def _check_prompting(card: ModelCard, request: GenerationRequest) -> None:
+    """Raise InvalidRequest for what we could not put before the model as it was meant."""
+    is_text = card.template is not None or isinstance(request.input, PromptInput)
+    if is_text and _images(request):
+        raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
     config = card.model.config
     if (renderer := config.renderer or config.parser) and not (card.has_chat_template or card.template):
         raise InvalidRequest(f'"{card.name.display}" needs the renderer "{renderer}", which this server has not')
-
-
-def _checked_format(output_format: object) -> str | dict[str, object] | None:
-    match output_format:
-        case None | "json" | dict():
-            return output_format
-    raise InvalidRequest(f"invalid format: {output_format}")
 
 
 # ---- prompts ----
@@ -122,11 +120,11 @@ async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -
         case ChatInput() as chat:
             return await _chat_prompt(card, chat, request.think)
         case PromptInput(raw=True) as given:
-            return _Prompt(text=given.prompt)
+            return given.prompt
         case PromptInput() as given:
             text = await _render(runner, card, given, request.think)
             before = await runner.detokenize(given.context) if given.context else ""
-            return _Prompt(text=before + text)
+            return before + text
 
 
 async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
@@ -134,8 +132,8 @@ async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | Non
     if card.model.system and chat.messages[0].role != "system":
         messages = (Message("system", card.model.system), *messages)
     if card.template is None:
-        return _Prompt(chat=ChatPrompt(messages, chat.tools, think))
-    return _Prompt(text=await _rendered(card.template, messages, think))
+        return ChatPrompt(messages, chat.tools, think)
+    return await _rendered(card.template, messages, think)
 
 
 async def _render(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> str:
@@ -170,10 +168,7 @@ def _max_tokens(sampling: SamplingOptions) -> int | None:
 
 async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: LoadPlan) -> Sampling:
     """The runner has a larger context than the request asked for: the request gets no more than it asked."""
-    text = prompt.text
-    if text is None:
-        assert prompt.chat is not None
-        text = await runner.render(prompt.chat)
+    text = prompt if isinstance(prompt, str) else await runner.render(prompt)
     prompt_tokens = len(await runner.tokenize(text, special=True))
     room = plan.spec.num_ctx - prompt_tokens
     if room <= 0:
@@ -182,7 +177,6 @@ async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: Lo
 
 
 def _begin(runner: Runner, prompt: _Prompt, sampling: Sampling) -> EventStream:
-    if prompt.text is not None:
-        return runner.complete(prompt.text, sampling)
-    assert prompt.chat is not None
-    return runner.chat(prompt.chat, sampling)
+    if isinstance(prompt, str):
+        return runner.complete(prompt, sampling)
+    return runner.chat(prompt, sampling)
