@@ -20,7 +20,12 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
 @pytest.fixture
 def cli(real, tmp_path):
     """Run one command; returns the finished process."""
-    environ = {**os.environ, **real.server.environment, "A3S_POWER_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    environ = {
+        **os.environ,
+        **real.server.environment,
+        "A3S_POWER_HOME": str(tmp_path / "home"),
+        "HOME": str(tmp_path),
+    }
 
     def run(*args, stdin=None):
         given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
@@ -88,7 +93,9 @@ def test_run_takes_options_and_formats(cli, short_answers):
     assert timed.returncode == 0
     assert re.search(r"^eval count: +3 token\(s\)$", timed.stderr, re.MULTILINE)
     schema = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
-    assert isinstance(json.loads(ok(cli("run", "smollm2", "--format", schema, "--temperature", "0", "Hi")))["n"], int)
+    assert isinstance(
+        json.loads(ok(cli("run", "smollm2", "--format", schema, "--temperature", "0", "Hi")))["n"], int
+    )
 
 
 def test_ps_and_stop(cli, real, short_answers):

@@ -47,7 +47,7 @@ def test_leaving_a_stream_closes_the_connection():
         def close(self):
             closed.append(True)
 
-    with answering(200, stream=Endless()) as client, pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+    with answering(200, stream=Endless()) as client, pytest.raises(KeyboardInterrupt):
         with client.chat(ChatRequest(model="m")) as replies:
             next(replies)
             raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """The llama.cpp engine: runners as processes, `runner.base`'s contract as calls to llama-server's API."""
 
 import ctypes
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
 POLL_S = 0.02
+POLLS_PER_LOOK = 8
+"""How seldom the memory of a loading engine is looked at: it takes a walk over all processes."""
 HEALTH_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 60.0
 """For calls that need no generation; a slot that is deep in a long batch can delay them."""
@@ -83,15 +86,15 @@ class LlamaCppEngine:
 
     async def _ready(self, process: Process, socket: str, log: Path, on_progress: Callable[[int], None]) -> None:
         """Wait until the engine answers. The deadline moves as long as the process still grows."""
-        resident = 0
+        resident, turns = 0, itertools.count()
         with anyio.move_on_after(self.load_timeout_s) as scope:
             while True:
                 if process.returncode is not None:
                     raise failures.load_failed(last_words(log), process.returncode)
                 if await _is_healthy(socket):
                     return
-                if (now_resident := memory_of(process.pid).resident) > resident:
-                    resident = now_resident
+                if next(turns) % POLLS_PER_LOOK == 0 and (held := memory_of(process.pid).resident) > resident:
+                    resident = held
                     scope.deadline = anyio.current_time() + self.load_timeout_s
                     on_progress(resident)
                 await anyio.sleep(POLL_S)

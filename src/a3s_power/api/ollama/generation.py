@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from starlette.requests import Request
@@ -245,4 +245,9 @@ def utc_now() -> str:
     """RFC 3339 with Z, nanoseconds less their trailing zeros."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     fraction = f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
+    return f"{_date_and_time(seconds)}{fraction}Z"
+
+
+@lru_cache(maxsize=2)  # every token has a time of its own, and formatting this much of it costs 3 microseconds
+def _date_and_time(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
