@@ -27,20 +27,10 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _access_as_pairs(record: logging.LogRecord) -> bool:
-    """uvicorn's access line, taken apart: its arguments become fields like any other."""
-    if isinstance(record.args, tuple) and len(record.args) == 5:
-        client, method, path, _http_version, status = record.args
-        record.msg, record.args = "request", ()
-        vars(record).update(method=method, path=path, status=status, client=client)
-    return True
-
-
 def configure_logging(*, debug: bool) -> None:
     """Send every logger's lines to stderr. Called once, by the server."""
     handler = logging.StreamHandler()
     handler.setFormatter(KeyValueFormatter())
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn.access").addFilter(_access_as_pairs)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -75,6 +75,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         app,
         log_config=None,
         lifespan="off",
+        access_log=False,
+        proxy_headers=False,
         server_header=False,
         headers=[("Server", f"a3s-power/{__version__}")],
         timeout_graceful_shutdown=None if settings.drain_timeout == math.inf else round(settings.drain_timeout),

@@ -1,11 +1,12 @@
 """The routes, as one ASGI application."""
 
+import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from a3s_power.api.errors import Dialect, as_app_error, native
@@ -14,6 +15,8 @@ from a3s_power.api.ollama.models import ModelsAPI
 from a3s_power.api.ops import OpsAPI
 from a3s_power.service.chat import ChatService
 from a3s_power.service.library import Library
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -29,9 +32,23 @@ class Endpoint:
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        response = await self._respond(Request(scope, receive))
-        await response(scope, receive, send)
+        """Handle one request, and log it when it is over: a first token waits for no log."""
+        started = time.monotonic()
+        request = Request(scope, receive)
+        response = await self._respond(request)
+        try:
+            await response(scope, receive, send)
+        finally:
+            log.info(
+                "request",
+                extra={
+                    "method": request.method,
+                    "path": scope["path"],
+                    "status": response.status_code,
+                    "client": request.client.host if request.client else "",
+                    "took_s": round(time.monotonic() - started, 3),
+                },
+            )
 
     async def _respond(self, request: Request) -> Response:
         handler = self._handlers.get(request.method)
@@ -44,8 +61,8 @@ class Endpoint:
             return self._dialect(as_app_error(exc)).response()
 
 
-def create_app(chat: ChatService, library: Library) -> Starlette:
-    """All that is served over HTTP."""
+def create_app(chat: ChatService, library: Library) -> Router:
+    """All that is served over HTTP. A bare router: endpoints answer for their errors themselves."""
     generation, models, ops = GenerationAPI(chat), ModelsAPI(library), OpsAPI(library)
     native_routes: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
@@ -62,8 +79,4 @@ def create_app(chat: ChatService, library: Library) -> Starlette:
         "/api/blobs/{digest}": {"POST": models.receive_blob, "HEAD": models.has_blob},
     }
     routes = [Route(path, Endpoint(native, handlers)) for path, handlers in native_routes.items()]
-    return Starlette(routes=routes, exception_handlers={404: _not_found})
-
-
-async def _not_found(_request: Request, _exc: Exception) -> Response:
-    return PlainTextResponse("404 page not found", 404, {"Content-Type": "text/plain"})
+    return Router(routes, default=PlainTextResponse("404 page not found", 404, {"Content-Type": "text/plain"}))

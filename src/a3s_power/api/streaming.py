@@ -62,6 +62,7 @@ class EventStream(Response):
         except Exception as exc:
             failure = self._dialect(as_app_error(exc))
             if not has_begun:
+                self.status_code = failure.status
                 return await failure.response()(scope, receive, send)
             await send({"type": "http.response.body", "body": failure.in_stream, "more_body": True})
         except anyio.get_cancelled_exc_class():
@@ -99,4 +100,5 @@ class WholeReply(Response):
             response = Response(await self._work(), media_type=self.media_type)
         except Exception as exc:
             response = self._dialect(as_app_error(exc)).response()
+            self.status_code = response.status_code
         await response(scope, receive, send)

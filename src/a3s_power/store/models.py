@@ -137,6 +137,13 @@ class ModelStore:
         self._cache[found] = (stored.stamp, model)
         return model
 
+    def known(self, name: ModelName) -> Model | None:
+        """The model of that very name, if it was asked for before and is still the same: one stat, no more."""
+        if cached := self._cache.get(name):
+            stamp, model = cached
+            return model if stamp == self.manifests.stamp(name) else None
+        return None
+
     def list(self) -> builtins.list[Model]:
         """All models, the newest first. Those that cannot be read are skipped with a warning."""
         models = []
