@@ -1,8 +1,14 @@
-"""Memory of this machine, and what one process holds of it."""
+"""Memory and cores of this machine, as far as they are ours, and what one process holds."""
 
+import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,29 +20,83 @@ class ProcessMemory:
 
 
 def available_memory() -> int:
-    """Bytes that new work can have without swapping, clean file pages included."""
-    return int(psutil.virtual_memory().available)
+    """Bytes that new work can have without swapping, clean file pages included, a container's limit observed."""
+    available = int(psutil.virtual_memory().available)
+    for group in _own_cgroups():
+        limit = _number(group / "memory.max")
+        if limit is not None:
+            available = min(available, limit - (_number(group / "memory.current") or 0) + _inactive_file(group))
+    return max(0, available)
 
 
 def memory_of(pid: int) -> ProcessMemory:
     """What a process and its children hold; zeros once it is gone."""
+    resident = reclaimable = 0
+    for member in _family(pid):
+        try:
+            info = psutil.Process(member).memory_info()
+        except psutil.Error:
+            continue
+        resident += info.rss
+        reclaimable += getattr(info, "shared", 0)  # Linux only
+    return ProcessMemory(resident, reclaimable)
+
+
+def logical_cores() -> int:
+    """Cores that this process may use, each hyper-thread counted, a container's quota observed."""
     try:
-        root = psutil.Process(pid)
-        infos = [process.memory_info() for process in (root, *root.children(recursive=True))]
-    except psutil.Error:
-        return ProcessMemory(0, 0)
-    return ProcessMemory(
-        resident=sum(info.rss for info in infos),
-        reclaimable=sum(getattr(info, "shared", 0) for info in infos),  # Linux only
-    )
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        usable = os.cpu_count() or 1
+    for group in _own_cgroups():
+        quota, _, period = _text(group / "cpu.max").partition(" ")
+        if quota.isdecimal() and period.isdecimal():
+            usable = min(usable, math.ceil(int(quota) / int(period)))
+    return max(1, usable)
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, hyper-threads not counted twice."""
-    logical = psutil.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or logical
+    """As `logical_cores`, hyper-threads not counted twice."""
+    return max(1, min(logical_cores(), psutil.cpu_count(logical=False) or 1))
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process and all below it. Linux lists a thread's children, which spares a walk over all processes."""
+    yield pid
     try:
-        usable = len(psutil.Process().cpu_affinity() or ())
-    except AttributeError:  # macOS
-        usable = logical
-    return max(1, min(usable, physical))
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        try:
+            children = [child.pid for child in psutil.Process(pid).children()]
+        except psutil.Error:
+            return
+    for child in children:
+        yield from _family(child)
+
+
+def _own_cgroups() -> Iterator[Path]:
+    """Our control group (version 2) and those above it; none elsewhere."""
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        if line.startswith("0::/"):
+            group = _CGROUPS / line.removeprefix("0::/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(_CGROUPS))
+
+
+def _inactive_file(group: Path) -> int:
+    for line in _text(group / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text.isdecimal() else None  # "max" is no limit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -49,7 +49,7 @@ LEAVING = place("b", is_leaving=True)
         ([FULL], 99 * GB, Wait("every slot of its runner is taken")),
         # the same model, loaded otherwise
         ([SMALL], 0, Load((SMALL,))),
-        ([place("a", num_gpu=0)], 0, Load((place("a", num_gpu=0),))),
+        ([place("a", num_gpu=0)], 0, Use(place("a", num_gpu=0))),  # whoever names no layers takes any
         ([replace(SMALL, leases=1)], 99 * GB,
          Wait("the same model is busy with other load options", (replace(SMALL, leases=1),))),
         # not loaded

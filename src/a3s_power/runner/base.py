@@ -39,6 +39,8 @@ class LoadSpec:
     adapter_paths: tuple[str, ...] = ()
     num_ctx: int = 4096
     """Most tokens one request may see, prompt and answer together."""
+    is_ctx_automatic: bool = False
+    """Whether nobody asked for that many, and we chose."""
     slots: int = 1
     """Requests served at once; the KV pool holds slots x num_ctx tokens, so it cannot overflow."""
     num_batch: int = 512
@@ -51,8 +53,16 @@ class LoadSpec:
     embedding: bool = False
 
     def serves(self, wanted: "LoadSpec") -> bool:
-        """Whether a runner loaded like this does for `wanted`: a context at least as large, else the same."""
-        return self.num_ctx >= wanted.num_ctx and replace(self, num_ctx=wanted.num_ctx) == wanted
+        """Whether a runner loaded like this does for `wanted`.
+
+        Its context must be at least as large, unless both were chosen by us; a `num_gpu` of -1 wants none in
+        particular; all else must be the same.
+        """
+        is_ctx_enough = self.num_ctx >= wanted.num_ctx or (self.is_ctx_automatic and wanted.is_ctx_automatic)
+        alike = replace(self, num_ctx=wanted.num_ctx, is_ctx_automatic=wanted.is_ctx_automatic)
+        if wanted.num_gpu < 0:
+            alike = replace(alike, num_gpu=wanted.num_gpu)
+        return is_ctx_enough and alike == wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
 """How much memory a model will take, before anyone has seen it loaded; and how large a context fits."""
 
 import math
+from dataclasses import dataclass, replace
+from typing import Self
 
 from a3s_power.gguf import GGUF, Array
+from a3s_power.runner.base import LoadSpec
 from a3s_power.units import MIB
 
 DEFAULT_MAX_CTX = 32768
 """The largest context window nobody asked for, in tokens."""
+COMFORTABLE_CTX = 8192
 MIN_CTX = 2048
 FALLBACK_CTX = 4096
 
@@ -18,18 +22,57 @@ _PROCESS_BYTES = 64 * MIB
 """The interpreter and the engine's code."""
 
 
-def estimate(gguf: GGUF, *, num_ctx: int, slots: int, num_batch: int, kv_cache_type: str) -> int:
-    """Bytes a runner of this model will hold: weights, KV cells, compute buffers, the process itself."""
-    return (
-        _PROCESS_BYTES
-        + gguf.weights_bytes
-        + num_ctx * slots * kv_bytes_per_token(gguf, kv_cache_type)
-        + _compute_bytes(gguf, num_batch)
-    )
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What of a model's header decides how much memory it takes; made once for each model."""
+
+    weights: int
+    """Bytes."""
+    kv_elements: int
+    """Elements of keys and values that one token leaves, in all layers together."""
+    vocabulary: int
+    width: int
+    """Elements of the widest activation of one token."""
+    trained_ctx: int | None
+    """Tokens the model was trained to see."""
+
+    @classmethod
+    def of(cls, gguf: GGUF) -> Self:
+        """Reads the file if its layers differ, so not for the event loop."""
+        tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+        return cls(
+            weights=gguf.weights_bytes,
+            kv_elements=_kv_elements(gguf),
+            vocabulary=len(tokens) if isinstance(tokens, Array) else 0,
+            width=max(_int(gguf, "embedding_length", 0), _int(gguf, "feed_forward_length", 0)),
+            trained_ctx=gguf.context_length if (gguf.context_length or 0) > 0 else None,
+        )
 
 
-def kv_bytes_per_token(gguf: GGUF, kv_cache_type: str) -> int:
-    """Bytes of keys and values that one token leaves in all layers together."""
+def estimate(model: Footprint, spec: LoadSpec) -> int:
+    """Bytes a runner will hold: weights, KV cells, compute buffers, the process itself.
+
+    The buffers were measured on small models to be about the widest activation of a batch, in float32, twice.
+    """
+    kv_bytes = math.ceil(model.kv_elements * _KV_BYTES.get(spec.kv_cache_type, 2.0))
+    compute_bytes = 4 * (model.vocabulary + 2 * spec.num_batch * model.width)
+    return _PROCESS_BYTES + model.weights + spec.num_ctx * spec.slots * kv_bytes + compute_bytes
+
+
+def comfortable(model: Footprint, spec: LoadSpec) -> LoadSpec:
+    """The context for which an unasked load makes room, if need be at the cost of idle runners."""
+    return replace(spec, num_ctx=min(model.trained_ctx or COMFORTABLE_CTX, COMFORTABLE_CTX))
+
+
+def largest(model: Footprint, spec: LoadSpec, free: int) -> LoadSpec:
+    """With the largest context of the model's own, up to 32k, that fits into `free` bytes; at least 2048."""
+    num_ctx = min(model.trained_ctx or FALLBACK_CTX, DEFAULT_MAX_CTX)
+    while num_ctx > MIN_CTX and free < estimate(model, replace(spec, num_ctx=num_ctx)):
+        num_ctx = max(MIN_CTX, num_ctx // 2)
+    return replace(spec, num_ctx=num_ctx)
+
+
+def _kv_elements(gguf: GGUF) -> int:
     layers = _int(gguf, "block_count", 0)
     heads = max(1, _int(gguf, "attention.head_count", 1))
     head_size = _int(gguf, "embedding_length", 0) // heads
@@ -39,25 +82,7 @@ def kv_bytes_per_token(gguf: GGUF, kv_cache_type: str) -> int:
     else:
         total_heads = layers * (kv_heads if isinstance(kv_heads, int) else heads)
     per_head = _int(gguf, "attention.key_length", head_size) + _int(gguf, "attention.value_length", head_size)
-    return math.ceil(total_heads * per_head * _KV_BYTES.get(kv_cache_type, 2.0))
-
-
-def _compute_bytes(gguf: GGUF, num_batch: int) -> int:
-    """Activations of one batch: measured on small models to be about the widest layer, in float32, twice."""
-    vocabulary = gguf.metadata.get("tokenizer.ggml.tokens")
-    n_vocab = len(vocabulary) if isinstance(vocabulary, Array) else 0
-    widest = max(_int(gguf, "embedding_length", 0), _int(gguf, "feed_forward_length", 0))
-    return 4 * (n_vocab + 2 * num_batch * widest)
-
-
-def default_ctx(gguf: GGUF, *, slots: int, num_batch: int, kv_cache_type: str, free: int) -> int:
-    """The largest of the model's own context, up to 32k, that fits into `free` bytes; at least 2048 or its own."""
-    num_ctx = min(gguf.context_length or FALLBACK_CTX, DEFAULT_MAX_CTX)
-    while num_ctx > MIN_CTX and free < estimate(
-        gguf, num_ctx=num_ctx, slots=slots, num_batch=num_batch, kv_cache_type=kv_cache_type
-    ):
-        num_ctx //= 2
-    return num_ctx
+    return total_heads * per_head
 
 
 def _int(gguf: GGUF, key: str, default: int) -> int:

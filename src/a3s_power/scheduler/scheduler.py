@@ -21,7 +21,7 @@ from a3s_power.devices import ProcessMemory
 from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, ServerBusy
 from a3s_power.names import ModelName
 from a3s_power.runner.base import Engine, LoadSpec, Runner
-from a3s_power.scheduler.policy import Load, Use, Wait, decide
+from a3s_power.scheduler.policy import Decision, Load, Use, Wait, decide
 from a3s_power.units import FOREVER, human_bytes
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class Slot(Generic[M]):
     """Bytes: the estimate while it loads, then what was measured."""
     keep_alive_s: float
     idle_since: float
+    resident: int = 0
+    """Bytes it holds, as far as it has come with loading."""
     leases: int = 0
     is_leaving: bool = False
     runner: Runner | None = None
@@ -76,6 +78,10 @@ class Slot(Generic[M]):
     """Set when `runner` or `error` is."""
     changed: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    def grew(self, resident: int) -> None:
+        """It loads, and holds so much by now."""
+        self.resident = resident
 
     @property
     def is_pinned(self) -> bool:
@@ -97,10 +103,26 @@ class Loaded(Generic[M]):
     size: int
     """Bytes: measured, or the estimate while it loads."""
     size_vram: int
-    """Bytes of them on GPUs."""
+    """Bytes of them on GPUs: none, since the engines that come with us compute on the CPU."""
     is_loading: bool
     remaining_s: float
     """Until it goes if nobody else comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What a request wants loaded, and the bytes it is estimated to take.
+
+    `fit` has the last word when it is loaded: from the bytes then free to what is really loaded, and its bytes.
+    """
+
+    spec: LoadSpec
+    need: int
+    fit: Callable[[int], tuple[LoadSpec, int]] | None = None
+
+    def fitted(self, free: int) -> tuple[LoadSpec, int]:
+        """What to load into `free` bytes."""
+        return self.fit(free) if self.fit else (self.spec, self.need)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +136,7 @@ class Lease:
 @dataclass(eq=False)
 class _Waiter(Generic[M]):
     model: M
-    spec: LoadSpec
-    need: int
+    plan: LoadPlan
     keep_alive_s: float | None
     served: anyio.Event = field(default_factory=anyio.Event)
     slot: Slot[M] | None = None
@@ -135,26 +156,31 @@ class Scheduler(Generic[M]):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Own all runners; none is left when the block is."""
+        failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
                 yield
+            except Exception as exc:
+                failure = exc  # to be raised outside, where no group is wrapped around it
             finally:
                 self._tasks = None
                 tasks.cancel_scope.cancel()
+                for waiter in self._queue:
+                    waiter.served.set()
+        if failure is not None:
+            raise failure
 
     # ---- for requests ----
 
     @asynccontextmanager
-    async def lease(
-        self, model: M, spec: LoadSpec, *, need: int, keep_alive_s: float | None = None
-    ) -> AsyncIterator[Lease]:
-        """Hold a loaded runner that serves `spec`, for one request.
+    async def lease(self, model: M, plan: LoadPlan, keep_alive_s: float | None = None) -> AsyncIterator[Lease]:
+        """Hold a loaded runner that serves the plan's spec, for one request.
 
-        `need` is the estimate in bytes, should it have to be loaded. `keep_alive_s` None leaves the runner's as
-        it is. Raises ServerBusy at once when too many wait; LoadFailed when the runner does not come up.
+        `keep_alive_s` None leaves the runner's as it is. Raises ServerBusy at once when too many wait; LoadFailed
+        when the runner does not come up.
         """
-        slot = await self._join_queue(_Waiter(model, spec, need, keep_alive_s))
+        slot = await self._join_queue(_Waiter(model, plan, keep_alive_s))
         try:
             await slot.loaded.wait()
             if slot.runner is None:
@@ -185,17 +211,11 @@ class Scheduler(Generic[M]):
             for slot in self._slots
         ]
 
-    def loaded_specs(self) -> list[LoadSpec]:
-        """What is loaded or loading and will stay until further notice."""
-        return [slot.spec for slot in self._slots if not slot.is_leaving]
-
-    def free(self) -> int:
-        """Bytes that a new runner can have beside those that are loaded."""
-        return self._machine.available() - sum(self._still_to_take(slot) for slot in self._slots)
-
     # ---- the queue ----
 
     async def _join_queue(self, waiter: _Waiter[M]) -> Slot[M]:
+        if len(self._queue) >= self._limits.max_queue and not self._goes_at_once(waiter):
+            raise ServerBusy  # before it has evicted anything
         self._queue.append(waiter)
         self._dispatch()
         if waiter.slot is None and len(self._queue) > self._limits.max_queue:
@@ -210,24 +230,38 @@ class Scheduler(Generic[M]):
                 self._queue.remove(waiter)
                 self._dispatch()  # others may have waited behind it
             raise
-        assert waiter.slot is not None
+        if waiter.slot is None:
+            self._queue.remove(waiter)
+            raise RunnerFailed("the server is shutting down")
         return waiter.slot
+
+    def _goes_at_once(self, waiter: _Waiter[M]) -> bool:
+        decision = self._decide(waiter, _Free(self._free), set())
+        return isinstance(decision, Use) or decision == Load()
+
+    def _decide(self, waiter: _Waiter[M], free: "_Free", closed: set[Slot[M]]) -> Decision:
+        spec = waiter.plan.spec
+        is_loaded = any(slot.spec.serves(spec) for slot in self._slots if not slot.is_leaving)
+        left = 0 if is_loaded else free.bytes()  # the usual request asks for no memory
+        return decide(spec, waiter.plan.need, self._slots, left, self._limits.max_loaded, closed)
 
     def _dispatch(self) -> None:
         """Give every request in the queue what it can have now, first come first served."""
+        if self._tasks is None:
+            return  # all runners are being ended
         closed: set[Slot[M]] = set()
+        free = _Free(self._free)
         room_is_wanted = False
         for waiter in tuple(self._queue):
-            is_loaded = any(slot.spec.serves(waiter.spec) for slot in self._slots)
-            free = 0 if is_loaded else self.free()  # not asked for on the way of every token
-            decision = decide(waiter.spec, waiter.need, self._slots, free, self._limits.max_loaded, closed)
-            match decision:
+            match self._decide(waiter, free, closed):
                 case Use(slot):
                     self._hand_over(waiter, slot)  # type: ignore[arg-type]
                 case Load() if room_is_wanted:
                     pass
                 case Load(()):
-                    self._hand_over(waiter, self._open_slot(waiter))
+                    slot = self._open_slot(self._tasks, waiter, free.bytes())
+                    free.take(slot.size)
+                    self._hand_over(waiter, slot)
                 case Load(evict):
                     self._evict(evict, waiter)  # type: ignore[arg-type]
                     room_is_wanted = True
@@ -262,18 +296,17 @@ class Scheduler(Generic[M]):
                 extra={
                     "model": slot.model.name.display,
                     "wanted": waiter.model.name.display,
-                    "differs": _differences(slot.spec, waiter.spec),
+                    "differs": _differences(slot.spec, waiter.plan.spec),
                 },
             )
 
     # ---- slots ----
 
-    def _open_slot(self, waiter: _Waiter[M]) -> Slot[M]:
+    def _open_slot(self, tasks: TaskGroup, waiter: _Waiter[M], free: int) -> Slot[M]:
         keep_alive_s = self._limits.keep_alive_s if waiter.keep_alive_s is None else waiter.keep_alive_s
-        slot = Slot(waiter.model, waiter.spec, waiter.need, keep_alive_s, self._machine.clock())
+        slot = Slot(waiter.model, *waiter.plan.fitted(free), keep_alive_s, self._machine.clock())
         self._slots.append(slot)
-        assert self._tasks is not None, "lease() outside of running()"
-        self._tasks.start_soon(self._live, slot)
+        tasks.start_soon(self._live, slot)
         return slot
 
     async def _live(self, slot: Slot[M]) -> None:
@@ -282,7 +315,7 @@ class Scheduler(Generic[M]):
         name = slot.model.name.display
         try:
             with slot.scope:
-                async with self._engine.start(slot.spec) as runner:
+                async with self._engine.start(slot.spec, slot.grew) as runner:
                     slot.runner = runner
                     estimate, slot.size = slot.size, self._measure(slot)
                     slot.loaded.set()
@@ -303,8 +336,8 @@ class Scheduler(Generic[M]):
             slot.error = exc
             log.warning("load failed", extra={"model": name, "error": str(exc)})
         except Exception as exc:  # a slot is a supervisor: what goes wrong in one must not take the others down
-            slot.error = LoadFailed(f"the model could not be loaded: {exc!r}", LoadFailure.OTHER)
-            log.exception("load failed", extra={"model": name})
+            slot.error = LoadFailed("the model could not be loaded: internal error", LoadFailure.OTHER)
+            log.error("load failed", extra={"model": name}, exc_info=exc)
         finally:
             self._slots.remove(slot)
             slot.loaded.set()
@@ -332,12 +365,32 @@ class Scheduler(Generic[M]):
             return slot.size
         return self._machine.memory_of(slot.runner.pid).resident or slot.size
 
+    def _free(self) -> int:
+        """Bytes that a new runner can have beside those that are loaded and loading."""
+        return self._machine.available() - sum(self._still_to_take(slot) for slot in self._slots)
+
     def _still_to_take(self, slot: Slot[M]) -> int:
         """Bytes that this slot will want or already has, though the system still calls them available."""
         if slot.runner is None:
-            return slot.size
+            return max(0, slot.size - slot.resident)
         held = self._machine.memory_of(slot.runner.pid)
         return held.reclaimable + max(0, slot.size - held.resident)
+
+
+class _Free:
+    """The bytes that are free, for one walk over the queue: asked for once, and only if somebody wants to load."""
+
+    def __init__(self, measure: Callable[[], int]) -> None:
+        self._measure = measure
+        self._bytes: int | None = None
+
+    def bytes(self) -> int:
+        if self._bytes is None:
+            self._bytes = self._measure()
+        return self._bytes
+
+    def take(self, size: int) -> None:
+        self._bytes = self.bytes() - size
 
 
 def _differences(loaded: LoadSpec, wanted: LoadSpec) -> str:

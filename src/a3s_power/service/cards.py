@@ -1,5 +1,6 @@
 """What is known of a model beyond its manifest: its file's header, how it is prompted, what it can do."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from a3s_power.names import ModelName
 from a3s_power.prompt.capabilities import capabilities
 from a3s_power.prompt.choice import is_harmony, uses_chat_template
 from a3s_power.prompt.template import GoTemplate
+from a3s_power.scheduler.memory import Footprint
 from a3s_power.store.models import Model, ModelStore
 
-MAX_CARDS = 512
+MAX_CARDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class ModelCard:
     template: GoTemplate | None
     """The Go template that prompts it; None where the engine's own chat template does."""
     capabilities: tuple[str, ...]
+    footprint: Footprint
 
     @property
     def name(self) -> ModelName:
@@ -45,8 +48,9 @@ class Cards:
 
     def __init__(self, store: ModelStore, go_template: bool | None) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self._go_template = go_template
-        self._cards: dict[str, ModelCard] = {}
+        self._cards: dict[ModelName, ModelCard] = {}
 
     async def get(self, name: str) -> ModelCard:
         """The card of the model a client calls `name`.
@@ -60,7 +64,7 @@ class Cards:
     def _known(self, name: str) -> ModelCard | None:
         """Without a thread, which costs every request a tenth of a millisecond: nothing is read here."""
         model = self._store.known(ModelName.parse(name))
-        card = None if model is None else self._cards.get(model.digest)
+        card = None if model is None else self._cards.get(model.name)
         return card if card is not None and card.model is model else None
 
     def read(self, name: str) -> ModelCard:
@@ -72,11 +76,13 @@ class Cards:
 
     def of(self, model: Model) -> ModelCard:
         """The card of a model from the store; blocking."""
-        card = self._cards.get(model.digest)
+        card = self._cards.get(model.name)
         if card is None or card.model is not model:
-            if len(self._cards) >= MAX_CARDS:
-                self._cards.clear()
-            card = self._cards[model.digest] = self._make(model)
+            card = self._make(model)
+            with self._lock:
+                self._cards[model.name] = card
+                if len(self._cards) > MAX_CARDS:
+                    del self._cards[next(iter(self._cards))]  # the one that was made first
         return card
 
     def _make(self, model: Model) -> ModelCard:
@@ -96,7 +102,7 @@ class Cards:
         )
         if not is_native:  # what our own reading of the model's text cannot do yet, it does not claim
             found = tuple(capability for capability in found if capability not in {"tools", "thinking"})
-        return ModelCard(model, gguf, None if is_native else template, found)
+        return ModelCard(model, gguf, None if is_native else template, found, Footprint.of(gguf))
 
     def _is_native(self, model: Model, gguf: GGUF, template: GoTemplate | None) -> bool:
         """Whether the engine's chat template prompts the model.

@@ -14,8 +14,9 @@ from a3s_power.messages import Message
 from a3s_power.options import SamplingOptions
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.runner.base import ChatPrompt, EventStream, Runner, Sampling
+from a3s_power.scheduler.scheduler import LoadPlan
 from a3s_power.service.cards import Cards, ModelCard
-from a3s_power.service.loading import Loader, LoadPlan
+from a3s_power.service.loading import Loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class ChatService:
         async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
             load_ns = time.monotonic_ns() - started
             prompt = await _prompt(lease.runner, card, request)
-            bounds = Sampling(sampling, _max_tokens(sampling), request.output_format, request.top_logprobs)
-            if lease.spec.num_ctx > plan.spec.num_ctx:
+            bounds = _bounds(sampling, lease.spec.num_ctx, request)
+            if lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic:
                 bounds = await _bounded(lease.runner, prompt, bounds, plan)
             async with _begin(lease.runner, prompt, bounds) as events:
                 yield Generation(events, load_ns, prompt if isinstance(prompt, str) else None, lease.runner)
@@ -78,6 +79,7 @@ class ChatService:
 def check_capabilities(card: ModelCard, request: GenerationRequest) -> None:
     """Raise UnsupportedCapability for what the model cannot do, in Ollama's words."""
     verb = "chat" if isinstance(request.input, ChatInput) else "generate"
+    _check_raw(request)
     if request.think and "thinking" not in card.capabilities:
         raise UnsupportedCapability(f'"{request.model}" does not support thinking', "thinking")
     if "completion" not in card.capabilities:
@@ -87,11 +89,15 @@ def check_capabilities(card: ModelCard, request: GenerationRequest) -> None:
             wanted = {"tools": bool(tools), "vision": _images(request)}
         case PromptInput() as given:
             wanted = {"insert": bool(given.suffix), "vision": _images(request)}
-            if given.raw and (given.template or given.system or given.context):
-                raise InvalidRequest("raw mode does not support template, system, or context")
     for capability, is_wanted in wanted.items():
         if is_wanted and capability not in card.capabilities:
             raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
+
+
+def _check_raw(request: GenerationRequest) -> None:
+    match request.input:
+        case PromptInput(raw=True) as given if given.template or given.system or given.context:
+            raise InvalidRequest("raw mode does not support template, system, or context")
 
 
 def _images(request: GenerationRequest) -> bool:
@@ -123,8 +129,7 @@ async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -
             return given.prompt
         case PromptInput() as given:
             text = await _render(runner, card, given, request.think)
-            before = await runner.detokenize(given.context) if given.context else ""
-            return before + text
+            return await _before(runner, card, given) + text
 
 
 async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
@@ -136,8 +141,19 @@ async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | Non
     return await _rendered(card.template, messages, think)
 
 
+async def _before(runner: Runner, card: ModelCard, given: PromptInput) -> str:
+    """The text of an earlier reply's context."""
+    if not given.context:
+        return ""
+    if not all(0 <= token < card.footprint.vocabulary for token in given.context):
+        raise InvalidRequest("context holds tokens that the model does not have")
+    return await runner.detokenize(given.context)
+
+
 async def _render(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> str:
-    template = GoTemplate.parse(given.template) if given.template else card.template
+    template = card.template
+    if given.template:
+        template = await anyio.to_thread.run_sync(GoTemplate.parse, given.template)
     if given.suffix:
         assert template is not None, "a model without a Go template has no capability insert"
         return await anyio.to_thread.run_sync(template.render_insert, given.prompt, given.suffix)
@@ -161,9 +177,18 @@ async def _rendered(template: GoTemplate, messages: Sequence[Message], think: bo
 # ---- bounds ----
 
 
-def _max_tokens(sampling: SamplingOptions) -> int | None:
-    """None for as many as fit."""
-    return sampling.num_predict if sampling.num_predict >= 0 else None
+def _bounds(options: SamplingOptions, num_ctx: int, request: GenerationRequest) -> Sampling:
+    """What the options mean in a context of that size: -1 is all of it, for `repeat_last_n` too."""
+    return Sampling(
+        replace(
+            options,
+            repeat_last_n=num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx),
+            num_keep=min(options.num_keep, num_ctx),
+        ),
+        min(options.num_predict, num_ctx) if options.num_predict >= 0 else None,
+        request.output_format,
+        request.top_logprobs,
+    )
 
 
 async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: LoadPlan) -> Sampling:
@@ -173,7 +198,7 @@ async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: Lo
     room = plan.spec.num_ctx - prompt_tokens
     if room <= 0:
         raise ContextExceeded(prompt_tokens, plan.spec.num_ctx)
-    return replace(sampling, max_tokens=min(room, sampling.max_tokens or room))
+    return replace(sampling, max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens))
 
 
 def _begin(runner: Runner, prompt: _Prompt, sampling: Sampling) -> EventStream:

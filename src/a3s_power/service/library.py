@@ -51,7 +51,9 @@ class Library:
         return self._loader.loaded()
 
     async def copy(self, source: ModelName, destination: ModelName) -> None:
-        """Another name for the same model. Raises ModelNotFound."""
+        """Another name for the same model. Raises ModelNotFound, but not for a name copied onto itself."""
+        if source.same_as(destination):
+            return
         await anyio.to_thread.run_sync(self._store.copy, source, destination)
 
     async def delete(self, name: ModelName) -> None:
@@ -62,18 +64,21 @@ class Library:
     async def create(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[str]]:
         """Make a model; the status lines come as it goes. Raises, while they are read, what `assemble` does."""
         send, receive = anyio.create_memory_object_stream[str](float("inf"))
-        outcome = _Outcome()
+        outcome, failure = _Outcome(), None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._assemble, recipe, send, outcome)
             async with receive:
-                with suppress(AppError):  # raised again below, not wrapped in a group
+                try:
                     yield outcome.reported(receive)
-        if outcome.error is not None:
-            raise outcome.error
+                except AppError as exc:
+                    failure = exc  # to be raised outside, where no group is wrapped around it
+        if failure is not None:
+            raise failure
 
     async def _assemble(self, recipe: Recipe, send: MemoryObjectSendStream[str], outcome: "_Outcome") -> None:
         def on_status(status: str) -> None:
-            anyio.from_thread.run_sync(send.send_nowait, status)
+            with suppress(anyio.BrokenResourceError):  # the client has gone; what was begun is made
+                anyio.from_thread.run_sync(send.send_nowait, status)
 
         async with send:
             try:

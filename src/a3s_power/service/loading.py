@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
+from a3s_power.devices import logical_cores
 from a3s_power.options import LoadOptions, SamplingOptions, merge
 from a3s_power.runner.base import LoadSpec
-from a3s_power.scheduler.memory import default_ctx, estimate
-from a3s_power.scheduler.scheduler import Lease, Loaded, Scheduler
+from a3s_power.scheduler.memory import Footprint, comfortable, estimate, largest
+from a3s_power.scheduler.scheduler import Lease, Loaded, LoadPlan, Scheduler
 from a3s_power.service.cards import ModelCard
 
-MIN_NUM_CTX = 4
-FALLBACK_TRAINED_CTX = 2**31
+MIN_CTX = 4
+MIN_VISION_CTX = 2048
+"""A picture alone takes hundreds of tokens."""
+MAX_BATCH = 2**14
+MAX_LAYERS = 2**15 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +31,6 @@ class LoadDefaults:
     num_thread: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """What a request wants loaded, and the bytes it is estimated to take."""
-
-    spec: LoadSpec
-    need: int
-
-
 class Loader:
     """Decides what to load for a request, and leases it from the scheduler."""
 
@@ -45,22 +42,16 @@ class Loader:
         """What `options` over the model's own parameters come to. Raises InvalidOption."""
         load, sampling = merge((card.model.parameters, options))
         spec = self._spec(card, load)
-        if load.num_ctx is None and not self._defaults.num_ctx:
-            spec = replace(spec, num_ctx=self._automatic_ctx(card, spec))
-        need = estimate(
-            card.gguf,
-            num_ctx=spec.num_ctx,
-            slots=spec.slots,
-            num_batch=spec.num_batch,
-            kv_cache_type=spec.kv_cache_type,
-        )
-        return LoadPlan(spec, need), sampling
+        if not spec.is_ctx_automatic:
+            return LoadPlan(spec, estimate(card.footprint, spec)), sampling
+        spec = comfortable(card.footprint, spec)
+        return LoadPlan(spec, estimate(card.footprint, spec), partial(_fitted, card.footprint, spec)), sampling
 
     def lease(
         self, card: ModelCard, plan: LoadPlan, keep_alive_s: float | None
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold a runner for one request; see `Scheduler.lease`."""
-        return self._scheduler.lease(card, plan.spec, need=plan.need, keep_alive_s=keep_alive_s)
+        return self._scheduler.lease(card, plan, keep_alive_s)
 
     def unload(self, card: ModelCard) -> None:
         """Let the model's runners go; names that share its file share them."""
@@ -71,33 +62,28 @@ class Loader:
         return self._scheduler.loaded()
 
     def _spec(self, card: ModelCard, load: LoadOptions) -> LoadSpec:
-        trained = card.gguf.context_length or FALLBACK_TRAINED_CTX
-        is_embedding = "embedding" in card.capabilities
+        wanted = load.num_ctx or self._defaults.num_ctx
+        num_ctx = max(wanted, MIN_VISION_CTX if "vision" in card.capabilities else MIN_CTX)
+        if card.footprint.trained_ctx:
+            num_ctx = min(num_ctx, card.footprint.trained_ctx)
         return LoadSpec(
             model_path=str(card.model.model_path),
             projector_paths=tuple(map(str, card.model.projector_paths)),
             adapter_paths=tuple(map(str, card.model.adapter_paths)),
-            num_ctx=min(max(load.num_ctx or self._defaults.num_ctx, MIN_NUM_CTX), trained),
+            num_ctx=num_ctx,
+            is_ctx_automatic=not wanted,
             slots=max(1, self._defaults.slots),
-            num_batch=load.num_batch,
-            num_gpu=load.num_gpu,
+            num_batch=min(max(1, load.num_batch), MAX_BATCH),
+            num_gpu=min(load.num_gpu, MAX_LAYERS),
             main_gpu=load.main_gpu,
             use_mmap=load.use_mmap,
-            num_thread=load.num_thread or self._defaults.num_thread,
+            num_thread=min(max(0, load.num_thread or self._defaults.num_thread), logical_cores()),
             kv_cache_type=self._defaults.kv_cache_type,
             flash_attention=self._defaults.flash_attention,
-            embedding=is_embedding,
+            embedding="embedding" in card.capabilities,
         )
 
-    def _automatic_ctx(self, card: ModelCard, spec: LoadSpec) -> int:
-        """What is loaded already does for who did not ask; else the largest context that fits."""
-        for loaded in self._scheduler.loaded_specs():
-            if replace(loaded, num_ctx=spec.num_ctx) == spec:
-                return loaded.num_ctx
-        return default_ctx(
-            card.gguf,
-            slots=spec.slots,
-            num_batch=spec.num_batch,
-            kv_cache_type=spec.kv_cache_type,
-            free=self._scheduler.free(),
-        )
+
+def _fitted(footprint: Footprint, spec: LoadSpec, free: int) -> tuple[LoadSpec, int]:
+    spec = largest(footprint, spec, free)
+    return spec, estimate(footprint, spec)
