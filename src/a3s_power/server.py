@@ -1,7 +1,6 @@
 """The only place that builds objects: settings → everything → serve."""
 
 import logging
-import math
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ import anyio.to_thread
 import uvicorn
 
 from a3s_power import __version__
-from a3s_power.api.app import create_app
+from a3s_power.api.app import Application
 from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError
 from a3s_power.logs import configure_logging
@@ -29,6 +28,10 @@ from a3s_power.store.models import ModelStore
 from a3s_power.store.prune import migrate_names, prune
 
 log = logging.getLogger(__name__)
+
+
+LAST_WORDS_S = 2.0
+"""What clients get to read why their request has ended."""
 
 
 class CannotListen(AppError):
@@ -50,7 +53,6 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         load_timeout_s=settings.load_timeout,
         environ=os.environ,
         llama_server=settings.llama_server or None,
-        verbose=settings.debug,
     )
     limits = Limits(
         max_loaded=settings.max_loaded_models or float("inf"),
@@ -70,7 +72,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             num_thread=settings.num_thread,
         ),
     )
-    app = create_app(ChatService(cards, loader), Library(store, cards, loader))
+    app = Application(ChatService(cards, loader), Library(store, cards, loader))
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -79,11 +81,10 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         proxy_headers=False,
         server_header=False,
         headers=[("Server", f"a3s-power/{__version__}")],
-        timeout_graceful_shutdown=None if settings.drain_timeout == math.inf else round(settings.drain_timeout),
     )
     async with scheduler.running():
         log.info("Listening on %s (version %s)", _address(listener), __version__)
-        await _serve_until_told(_Server(config), listener)
+        await _serve_until_told(_Server(config), listener, app, settings.drain_timeout)
 
 
 def _tidy(store: ModelStore, settings: Settings) -> None:
@@ -105,20 +106,26 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve_until_told(server: _Server, listener: socket.socket) -> None:
-    """The first signal lets streams drain for as long as they may, the second one does not."""
+async def _serve_until_told(
+    server: _Server, listener: socket.socket, app: Application, drain_timeout_s: float
+) -> None:
+    """At the first signal no new connections; after `drain_timeout_s`, or a second signal, requests are ended."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_on_signal, server)
+        tasks.start_soon(_end_on_signals, server, app, drain_timeout_s)
         await server.serve([listener])
         tasks.cancel_scope.cancel()
 
 
-async def _end_on_signal(server: _Server) -> None:
+async def _end_on_signals(server: _Server, app: Application, drain_timeout_s: float) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            log.info("shutting down")
-            server.force_exit = server.should_exit
-            server.should_exit = True
+        await anext(signals)
+        log.info("shutting down")
+        server.should_exit = True
+        with anyio.move_on_after(drain_timeout_s):
+            await anext(signals)
+        app.interrupt()
+        await anyio.sleep(LAST_WORDS_S)
+        server.force_exit = True  # do not wait for clients that do not read what they are told
 
 
 # ---- listening ----
@@ -127,13 +134,14 @@ async def _end_on_signal(server: _Server) -> None:
 @contextmanager
 def _listening(endpoint: Endpoint) -> Iterator[socket.socket]:
     """A listening socket, before anything else starts: a taken address is the usual mistake."""
-    family = socket.AF_INET6 if ":" in endpoint.host or not endpoint.host else socket.AF_INET
+    is_dual = not endpoint.host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_dual or ":" in endpoint.host else socket.AF_INET
     try:
         listener = socket.create_server(
             (endpoint.host, endpoint.port),
             family=family,
             backlog=2048,
-            dualstack_ipv6=not endpoint.host and socket.has_dualstack_ipv6(),
+            dualstack_ipv6=is_dual,
         )
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import time
 
@@ -48,7 +49,7 @@ def send_request(api, path, body):
 
 def runner_pid(api) -> int:
     """The runner of a server with one model loaded."""
-    (child,) = psutil.Process(api.server.process.pid).children()
+    (child,) = until(psutil.Process(api.server.process.pid).children)
     return child.pid
 
 
@@ -91,17 +92,18 @@ def test_a_client_that_leaves_the_queue_frees_its_place(scripted):
     api = scripted(OLLAMA_NUM_PARALLEL="1", OLLAMA_MAX_QUEUE="1")
     running = send_request(api, "/api/generate", ENDLESS)
     until(lambda: b"tick" in running.recv(1 << 16))
-    waiting = send_request(api, "/api/generate", ENDLESS)
-    refused = until(
-        lambda: (r := api.post("/api/generate", {**ENDLESS, "stream": False})).status_code == 503 and r
-    )
-    assert refused.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
-    assert refused.headers["retry-after"] == "1"
-    waiting.close()
-    running.close()
-    assert (
-        api.post("/api/generate", {"model": "m", "prompt": "say:free", "stream": False}).json()["response"]
-        == "free"
+    both = [send_request(api, "/api/generate", ENDLESS) for _ in range(2)]
+    (refused,), _, _ = select.select(both, [], [], PATIENCE_S)  # one waits, and the other is told at once
+    answer = ""
+    while not answer.endswith("}"):
+        answer += refused.recv(1 << 16).decode()
+    assert answer.startswith("HTTP/1.1 503 ")
+    assert "\r\nretry-after: 1\r\n" in answer
+    assert answer.endswith('{"error":"server busy, please try again.  maximum pending requests exceeded"}')
+    for connection in (*both, running):
+        connection.close()
+    until(
+        lambda: api.post("/api/generate", {"model": "m", "prompt": "say:free", "stream": False}).status_code == 200
     )
 
 
@@ -172,6 +174,32 @@ def test_a_stream_that_does_not_end_is_ended_with_a_word(scripted):
     assert last == {"error": "the server is shutting down"}
     assert wait_until_gone(family) == []
     assert api.server.process.wait() == 0
+
+
+@pytest.mark.parametrize("body", [ENDLESS, {**ENDLESS, "stream": False}])
+def test_a_request_that_has_no_answer_yet_when_the_server_ends_is_told_so(scripted, body):
+    api = scripted(OLLAMA_NUM_PARALLEL="1", A3S_POWER_DRAIN_TIMEOUT="0")
+    running = api.stream("/api/generate", ENDLESS)
+    next(running)
+    waiting = send_request(api, "/api/generate", body)
+    assert api.http.get("/health").status_code == 200  # it has been read by now: the loop is one
+    api.server.process.send_signal(signal.SIGTERM)
+    with waiting:
+        answer = b"".join(iter(lambda: waiting.recv(1 << 16), b"")).decode()
+    assert answer.startswith("HTTP/1.1 503 ")
+    assert answer.endswith('{"error":"the server is shutting down"}')
+    running.close()
+    assert api.server.process.wait() == 0
+    assert "Traceback" not in api.server.log.read_text()
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error(scripted):
+    api = scripted()
+    for path in ("/api/chat", "/api/create"):
+        with api.connect() as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+    until(lambda: api.server.log.read_text().count("status=499") == 2)
+    assert "Traceback" not in api.server.log.read_text()
 
 
 def test_a_server_that_ends_takes_no_new_requests(scripted):

@@ -2,12 +2,14 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from starlette.requests import Request
+import anyio
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from a3s_power.api.errors import Dialect, as_app_error, native
 from a3s_power.api.ollama.generation import GenerationAPI
@@ -22,9 +24,50 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 METHODS = ("HEAD", "GET", "POST", "DELETE")
 """In the order in which `Allow` lists them."""
+LEFT = 499
+"""In the log: the client left before it had an answer (nginx's number, which Ollama uses too)."""
 
 
-class Endpoint:
+class Application:
+    """All that is served over HTTP: routes, a log line for each request, and an end to all of them at once."""
+
+    def __init__(self, chat: ChatService, library: Library) -> None:
+        self._router = Router(_routes(chat, library), default=_plain(404, "404 page not found"))
+        self._running: set[anyio.CancelScope] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, and log it when it is over: a first token waits for no log."""
+        started, status = time.monotonic(), LEFT
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with self._interruptible():
+                await self._router(scope, receive, send_noting)
+        finally:
+            fields = {"method": scope["method"], "path": scope["path"], "status": status}
+            log.info("request", extra=fields | {"took_s": round(time.monotonic() - started, 3)})
+
+    def interrupt(self) -> None:
+        """End every request: each still gets an answer, or its stream a last word."""
+        for running in self._running:
+            running.cancel()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            try:
+                yield
+            finally:
+                self._running.discard(scope)
+
+
+class Resource:
     """One path: a handler for each method, and a dialect for what they raise."""
 
     def __init__(self, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
@@ -32,39 +75,29 @@ class Endpoint:
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, and log it when it is over: a first token waits for no log."""
-        started = time.monotonic()
-        request = Request(scope, receive)
-        response = await self._respond(request)
+        """Handle one request."""
         try:
-            await response(scope, receive, send)
-        finally:
-            log.info(
-                "request",
-                extra={
-                    "method": request.method,
-                    "path": scope["path"],
-                    "status": response.status_code,
-                    "client": request.client.host if request.client else "",
-                    "took_s": round(time.monotonic() - started, 3),
-                },
-            )
+            response = await self._respond(Request(scope, receive))
+        except ClientDisconnect:
+            return  # in the middle of its body; nobody reads an answer
+        await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         handler = self._handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(method for method in METHODS if method in self._handlers)
-            return PlainTextResponse("405 method not allowed", 405, {"Allow": allowed})
+            return _plain(405, "405 method not allowed", Allow=allowed)
         try:
             return await handler(request)
+        except ClientDisconnect:
+            raise
         except Exception as exc:
             return self._dialect(as_app_error(exc)).response()
 
 
-def create_app(chat: ChatService, library: Library) -> Router:
-    """All that is served over HTTP. A bare router: endpoints answer for their errors themselves."""
+def _routes(chat: ChatService, library: Library) -> list[Route]:
     generation, models, ops = GenerationAPI(chat), ModelsAPI(library), OpsAPI(library)
-    native_routes: Mapping[str, Mapping[str, Handler]] = {
+    in_native_words: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
         "/health": {"GET": ops.health},
         "/api/version": {"GET": ops.version, "HEAD": ops.version},
@@ -78,5 +111,9 @@ def create_app(chat: ChatService, library: Library) -> Router:
         "/api/delete": {"DELETE": models.delete},
         "/api/blobs/{digest}": {"POST": models.receive_blob, "HEAD": models.has_blob},
     }
-    routes = [Route(path, Endpoint(native, handlers)) for path, handlers in native_routes.items()]
-    return Router(routes, default=PlainTextResponse("404 page not found", 404, {"Content-Type": "text/plain"}))
+    return [Route(path, Resource(native, handlers)) for path, handlers in in_native_words.items()]
+
+
+def _plain(status: int, text: str, **headers: str) -> PlainTextResponse:
+    """Go's way to say so: no charset, no newline."""
+    return PlainTextResponse(text, status, {"Content-Type": "text/plain", **headers})

@@ -6,17 +6,31 @@ from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
-from a3s_power.errors import AppError, EngineRejected, InvalidRequest, NotFound, ServerBusy
+from a3s_power.errors import AppError, EngineRejected, InvalidRequest, NotFound, ServerBusy, StoreFailed
 from a3s_power.wire.gojson import encode
 from a3s_power.wire.ollama import ErrorReply
 
 log = logging.getLogger(__name__)
 
-STATUS: Mapping[type[AppError], int] = {InvalidRequest: 400, NotFound: 404, ServerBusy: 503, AppError: 500}
+
+class Interrupted(AppError):
+    """The server ends before the answer does."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
 
 
 class InternalError(AppError):
     """A bug of ours met a request. The log has the story; the client gets none of it."""
+
+
+STATUS: Mapping[type[AppError], int] = {
+    InvalidRequest: 400,
+    NotFound: 404,
+    ServerBusy: 503,
+    Interrupted: 503,
+    AppError: 500,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,8 @@ def native(exc: AppError) -> Failure:
 
 def as_app_error(exc: Exception) -> AppError:
     """Any exception as one that can be told to a client; a bug is logged here and told as such."""
+    if isinstance(exc, StoreFailed):
+        log.error("store failed", extra={"error": str(exc)})
     if isinstance(exc, AppError):
         return exc
     log.error("internal error", exc_info=exc)

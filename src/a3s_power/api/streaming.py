@@ -2,36 +2,64 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from a3s_power.api.errors import Dialect, as_app_error
-from a3s_power.errors import AppError
+from a3s_power.api.errors import Dialect, Interrupted, as_app_error
 
 Chunks = AbstractAsyncContextManager[AsyncIterator[bytes]]
 
 LAST_WORDS_TIMEOUT_S = 1.0
 
 
-class Interrupted(AppError):
-    """The server ends before the stream does."""
+class Exchange:
+    """One client waiting for its response. The request's body must have been read."""
 
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.send = send
+        self._scope = scope
+        self._receive = receive
+        self._has_left = False
 
-async def until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work`; cancel it when the client hangs up. The request's body must have been read."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
-        await work()
-        tasks.cancel_scope.cancel()
+    async def until_disconnect(self, work: Awaitable[None]) -> None:
+        """Do `work`; cancel it when the client hangs up."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, tasks.cancel_scope)
+            await work
+            tasks.cancel_scope.cancel()
 
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        scope.cancel()
 
-async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+    async def respond(self, response: Response) -> None:
+        """Send a whole response."""
+        await response(self._scope, self._receive, self.send)
+
+    async def start(self, response: Response) -> None:
+        """Send status and headers."""
+        await self.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
+
+    async def chunk(self, data: bytes, *, is_last: bool = False) -> None:
+        """Send a piece of the body."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+    async def interrupted(self, dialect: Dialect, *, has_begun: bool) -> None:
+        """Being cancelled: tell a client that is still there that it is the server that ends."""
+        if self._has_left:
+            return
+        failure = dialect(Interrupted())
+        with anyio.move_on_after(LAST_WORDS_TIMEOUT_S, shield=True):
+            if has_begun:
+                await self.chunk(failure.in_stream, is_last=True)
+            else:
+                await self.respond(failure.response())
 
 
 class EventStream(Response):
@@ -48,39 +76,29 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or as much as the client wants."""
-        await until_disconnect(receive, partial(self._send_all, scope, receive, send))
+        exchange = Exchange(scope, receive, send)
+        await exchange.until_disconnect(self._send_all(exchange))
 
-    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send_all(self, exchange: Exchange) -> None:
         has_begun = False
         try:
             async with self._open_chunks() as chunks:
                 async for chunk in chunks:
                     if not has_begun:
                         has_begun = True
-                        await self._send_start(send)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        await exchange.start(self)
+                    await exchange.chunk(chunk)
         except Exception as exc:
             failure = self._dialect(as_app_error(exc))
             if not has_begun:
-                self.status_code = failure.status
-                return await failure.response()(scope, receive, send)
-            await send({"type": "http.response.body", "body": failure.in_stream, "more_body": True})
+                return await exchange.respond(failure.response())
+            return await exchange.chunk(failure.in_stream, is_last=True)
         except anyio.get_cancelled_exc_class():
-            if has_begun:
-                await self._send_last_words(send)
+            await exchange.interrupted(self._dialect, has_begun=has_begun)
             raise
         if not has_begun:
-            await self._send_start(send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_start(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-    async def _send_last_words(self, send: Send) -> None:
-        """The server is ending, or the client has gone, which then hears nothing of this."""
-        words = self._dialect(Interrupted("the server is shutting down")).in_stream
-        with anyio.move_on_after(LAST_WORDS_TIMEOUT_S, shield=True):
-            await send({"type": "http.response.body", "body": words, "more_body": False})
+            await exchange.start(self)
+        await exchange.chunk(b"", is_last=True)
 
 
 class WholeReply(Response):
@@ -93,12 +111,15 @@ class WholeReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Work, then send."""
-        await until_disconnect(receive, partial(self._work_and_send, scope, receive, send))
+        exchange = Exchange(scope, receive, send)
+        await exchange.until_disconnect(self._work_and_send(exchange))
 
-    async def _work_and_send(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _work_and_send(self, exchange: Exchange) -> None:
         try:
             response = Response(await self._work(), media_type=self.media_type)
         except Exception as exc:
             response = self._dialect(as_app_error(exc)).response()
-            self.status_code = response.status_code
-        await response(scope, receive, send)
+        except anyio.get_cancelled_exc_class():
+            await exchange.interrupted(self._dialect, has_begun=False)
+            raise
+        await exchange.respond(response)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from a3s_power.errors import InvalidDigest, InvalidGGUF, InvalidRequest, InvalidTemplate
 from a3s_power.gguf import GGUF, read_gguf
@@ -23,6 +24,14 @@ _TEXT_INFO = {
     "base_name": "base_name",
     "quantization_level": "file_type",
     "parameter_size": "model_type",
+}
+_NOT_INHERITED: Mapping[str, Any] = {
+    "base_name": "",
+    "context_length": 0,
+    "embedding_length": 0,
+    "remote_host": "",
+    "remote_model": "",
+    "draft": None,
 }
 _NUMBER_INFO = ("context_length", "embedding_length")
 
@@ -72,11 +81,12 @@ def assemble(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> None:
     recipe.check()
     with store.blobs.pin(recipe.digests):
         config, layers = _base(store, recipe, on_status)
-        layers += [_file_layer(store, path, digest)[0] for path, digest in sorted(recipe.adapters.items())]
+        layers += _adapters(store, recipe)
         config = _with_info(config, recipe)
+        before = frozenset(layers)
         layers = _with_texts(store, layers, recipe)
         for layer in layers:
-            on_status(f"using existing layer {layer.digest}")
+            on_status(f"{'using existing' if layer in before else 'creating new'} layer {layer.digest}")
         on_status("writing manifest")
         store.write(recipe.name, config, layers)
     on_status("success")
@@ -96,8 +106,7 @@ def _from_model(store: ModelStore, base: ModelName) -> tuple[Config, list[Layer]
     model = store.get(base)
     source = model.name.display
     layers = [replace(layer, from_=source) for layer in store.manifests.read(model.name).manifest.layers]
-    config = replace(model.config, base_name="", context_length=0, embedding_length=0)
-    return config, layers
+    return replace(model.config, **_NOT_INHERITED), layers
 
 
 def _from_files(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> tuple[Config, list[Layer]]:
@@ -109,9 +118,21 @@ def _from_files(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> tuple
         layers.append(layer)
         if layer.media_type == media.MODEL:
             config = _described(config, gguf)
-    if not any(layer.media_type == media.MODEL for layer in layers):
+    models = [layer for layer in layers if layer.media_type == media.MODEL]
+    if not models:
         raise InvalidRequest("no base model was found")
+    if len(models) > 1:
+        raise InvalidRequest("more than one model file; a model in several parts has to be merged first")
     return config, layers
+
+
+def _adapters(store: ModelStore, recipe: Recipe) -> list[Layer]:
+    layers = [_file_layer(store, path, digest)[0] for path, digest in sorted(recipe.adapters.items())]
+    if len(layers) > 1:
+        raise InvalidRequest("only one adapter is currently supported")
+    if any(layer.media_type != media.ADAPTER for layer in layers):
+        raise InvalidRequest("the adapter file is no adapter")
+    return layers
 
 
 def _file_layer(store: ModelStore, path: str, digest: str) -> tuple[Layer, GGUF]:
@@ -127,8 +148,15 @@ def _file_layer(store: ModelStore, path: str, digest: str) -> tuple[Layer, GGUF]
         gguf = read_gguf(store.blobs.path(digest))
     except InvalidGGUF as exc:
         raise InvalidGGUF(f"{PurePosixPath(path).name}: {exc}") from exc
+    if _is_part(gguf):
+        raise InvalidRequest("this is one part of a split GGUF; merge the parts first (llama-gguf-split --merge)")
     store.blobs.touch(digest)
     return Layer(_media_type(gguf), digest, size), gguf
+
+
+def _is_part(gguf: GGUF) -> bool:
+    count = gguf.metadata.get("split.count", gguf.arch("split.count", 0))
+    return isinstance(count, int) and count > 1
 
 
 def _media_type(gguf: GGUF) -> str:
@@ -170,10 +198,18 @@ def _with_info(config: Config, recipe: Recipe) -> Config:
             changes[key] = _natural(key, number)
     if family := changes.get("model_family"):
         changes["model_families"] = (family,)
+    if more := recipe.info.get("capabilities"):
+        changes["capabilities"] = (*config.capabilities, *_texts("capabilities", more))
     for key in ("renderer", "parser", "requires"):
         if text := getattr(recipe, key):
             changes[key] = text
     return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def _texts(key: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise InvalidRequest(f'info field "{key}" must be an array of strings')
 
 
 def _natural(key: str, number: object) -> int:

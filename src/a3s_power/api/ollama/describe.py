@@ -1,6 +1,7 @@
 """A model in the words of `/api/tags` and `/api/show`."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import anyio.to_thread
@@ -39,7 +40,7 @@ def listed(card: ModelCard) -> wire.ListedModel:
     return wire.ListedModel(
         name=card.name.display,
         model=card.name.display,
-        modified_at=card.model.modified_at.isoformat(),
+        modified_at=local_time(card.model.modified_at),
         size=card.model.size_bytes,
         digest=card.model.digest,
         details=of_list,
@@ -63,9 +64,16 @@ async def shown(card: ModelCard, asked: wire.ShowRequest) -> wire.ShowReply:
         model_info=await anyio.to_thread.run_sync(_model_info, card.gguf, bool(asked.verbose)),
         tensors=[wire.TensorReply(tensor.name, tensor.type, list(tensor.shape)) for tensor in card.gguf.tensors],
         capabilities=list(card.capabilities),
-        modified_at=model.modified_at.isoformat(),
+        modified_at=local_time(model.modified_at),
         requires=model.config.requires,
     )
+
+
+def local_time(moment: datetime) -> str:
+    """RFC 3339 with the offset, or Z for none; trailing zeros of the fraction left out."""
+    text, offset = f"{moment:%Y-%m-%dT%H:%M:%S}", moment.isoformat()[-6:]
+    fraction = f".{moment.microsecond:06d}".rstrip("0") if moment.microsecond else ""
+    return text + fraction + ("Z" if offset == "+00:00" else offset)
 
 
 def effective_template(card: ModelCard) -> str:
@@ -147,4 +155,10 @@ def modelfile(card: ModelCard) -> str:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else _go_syntax(value)
+    """For a Modelfile, where an integer must read as one whatever its size."""
+    match value:
+        case str():
+            return value
+        case int() | float() if not isinstance(value, bool) and value == int(value):
+            return str(int(value))
+    return _go_syntax(value)

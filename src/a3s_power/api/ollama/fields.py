@@ -17,9 +17,10 @@ from a3s_power.wire.gojson import GoJSONError, GoStruct, decode, encode
 
 T = TypeVar("T", bound=GoStruct)
 
-BIG_BODY_BYTES = 1 << 20
+BIG_BODY_BYTES = 1 << 16
 THINK_LEVELS = ("high", "medium", "low", "max")
 MAX_TOP_LOGPROBS = 20
+_CENTURY_S = 100 * 365 * 24 * 3600
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
@@ -44,7 +45,7 @@ def keep_alive(value: object) -> float | None:
         case bool():
             raise InvalidRequest("Unsupported type: 'bool'")
         case int() | float():
-            seconds = float(value)
+            seconds = float(max(-1, min(value, _CENTURY_S)))
         case str():
             seconds = parse_duration(value)
         case dict():

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.errors import native
@@ -41,8 +41,8 @@ class ModelsAPI:
     async def ps(self, _request: Request) -> Response:
         """GET /api/ps; answers at once, while a model loads too."""
         now = datetime.now().astimezone()
-        running = [_running(loaded, now) for loaded in self._library.loaded()]
-        return _json(wire.RunningReply(sorted(running, key=lambda row: row.expires_at, reverse=True)))
+        loaded = sorted(self._library.loaded(), key=lambda row: row.remaining_s, reverse=True)
+        return _json(wire.RunningReply([_running(row, now) for row in loaded]))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
@@ -100,10 +100,7 @@ class ModelsAPI:
         digest = request.path_params["digest"]
         if await self._library.has_blob(digest):
             return Response()
-        try:
-            await self._library.receive_blob(digest, request.stream())
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
+        await self._library.receive_blob(digest, request.stream())
         return Response(status_code=201)
 
 
@@ -120,7 +117,7 @@ def _running(loaded: Loaded[ModelCard], now: datetime) -> wire.RunningModel:
         size=loaded.size,
         digest=card.model.digest,
         details=describe.details(card),
-        expires_at=(now + remaining).isoformat(),
+        expires_at=describe.local_time(now + remaining),
         size_vram=loaded.size_vram,
         context_length=loaded.spec.num_ctx,
     )
