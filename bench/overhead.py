@@ -77,7 +77,10 @@ async def pieces(side: Side, prompt: str, tokens: int) -> AsyncIterator[bytes]:
     parser = httptools.HttpResponseParser(sink)
     writer.write(side.request(prompt, tokens))
     while not sink.is_complete:
-        parser.feed_data(await reader.read(1 << 16))
+        data = await reader.read(1 << 16)
+        if not data:
+            raise ConnectionError("the other side hung up")
+        parser.feed_data(data)
         if sink.data:
             yield bytes(sink.data)
             sink.data.clear()

@@ -4,6 +4,7 @@ Everything it makes lies in a folder of its own in the user's cache; the real st
 """
 
 import json
+import shlex
 import sys
 import urllib.error
 import urllib.request
@@ -31,6 +32,8 @@ def main() -> None:
             ask(server.url)
     except (smollm2.CannotFetch, CannotStart) as exc:
         sys.exit(f"demo: {exc}")
+    except urllib.error.HTTPError as exc:
+        sys.exit(f"demo: {exc.read().decode(errors='replace')}")
     print(closing_words(server.environment["OLLAMA_MODELS"]))
 
 
@@ -54,6 +57,8 @@ def ask(url: str) -> None:
     with call(f"{url}/api/chat", json.dumps(body).encode(), method="POST") as lines:
         for line in lines:
             reply = json.loads(line)
+            if "error" in reply:
+                sys.exit(f"demo: {reply['error']}")
             print(reply["message"]["content"], end="", flush=True)
     speed = reply["eval_count"] / reply["eval_duration"] * 1e9
     load_s = reply["load_duration"] / 1e9
@@ -72,11 +77,11 @@ def closing_words(models: str) -> str:
     return f"""
 That was a real model behind the real API. To go on, start the server with the model that is there now:
 
-    OLLAMA_MODELS={models} {command} serve
+    OLLAMA_MODELS={shlex.quote(models)} {shlex.quote(str(command))} serve
 
 and, in another terminal, talk to it:
 
-    {command} run smollm2
+    {shlex.quote(str(command))} run smollm2
     curl -d '{{"model":"smollm2","prompt":"Hi"}}' localhost:11434/api/generate
 """
 

@@ -59,7 +59,12 @@ def running_server(folder: Path, **settings: str) -> Iterator[OwnServer]:
         yield OwnServer(f"http://{address}", process, log, environment)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(_END_TIMEOUT_S)
+        try:
+            process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:

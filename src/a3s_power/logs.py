@@ -20,10 +20,14 @@ class KeyValueFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+_ESCAPES = {'"': '\\"', "\\": "\\\\"}
+
+
 def _quoted(text: str) -> str:
-    if not _NEEDS_QUOTES.search(text):
+    """As it is, or in quotes: always one line, and without control characters for a terminal to obey."""
+    if text.isprintable() and not _NEEDS_QUOTES.search(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else _ESCAPES.get(c, ascii(c)[1:-1]) for c in text)
     return f'"{escaped}"'
 
 

@@ -34,7 +34,8 @@ class ModelName:
         if not colon or "/" in tag:  # a colon left of a slash is the host's port, or the scheme's
             path, tag = text.strip(), DEFAULT_TAG
         host, namespace = DEFAULT_HOST, DEFAULT_NAMESPACE
-        match path.rpartition("://")[2].split("/"):
+        _scheme, separator, rest = path.partition("://")
+        match rest.split("/") if separator and rest.count("/") == 2 else path.split("/"):
             case [model]:
                 pass
             case [namespace, model]:

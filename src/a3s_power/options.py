@@ -94,13 +94,18 @@ def merge(layers: Iterable[Mapping[str, object]]) -> tuple[LoadOptions, Sampling
     )
 
 
+def _within_int32(name: str, value: int) -> int:
+    """The engine's integers have 32 bits: "as many as possible" is more than anyone has. Seeds wrap instead."""
+    return value if name == "seed" else max(-(2**31), min(2**31 - 1, value))
+
+
 def _coerce(name: str, kind: type, value: object) -> object:
     match kind, value:
         case (t, bool()) if t is bool:
             return value
         case (t, int() | float()) if t in (int, float) and not isinstance(value, bool):
             try:
-                return kind(value)
+                return kind(value) if kind is float else _within_int32(name, int(value))
             except (OverflowError, ValueError):  # infinite, or an integer of a thousand digits
                 raise InvalidOption(name, _EXPECTED[kind]) from None
         case (t, list() | tuple()) if t is tuple:

@@ -1,12 +1,13 @@
 """Settings: every knob, its default and where it may be set, as one frozen value read once at start.
 
 Precedence: command-line flag, `A3S_POWER_<KEY>`, `OLLAMA_<NAME>`, `config.toml` in the home folder, default.
-Nothing else in the program reads the environment.
+No setting is read from the environment anywhere else.
 """
 
 import logging
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -40,14 +41,19 @@ class Endpoint:
 
         A port that is none is replaced by the scheme's default.
         """
-        scheme, separator, rest = text.strip().rpartition("://")
+        if text.strip() == "ollama.com":
+            return cls("https", "ollama.com", 443)
+        scheme, separator, rest = text.strip().partition("://")
+        if not separator:
+            scheme, rest = "", scheme
         default_port = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
         authority, slash, path = rest.partition("/")
         host, colon, port_text = authority.rpartition(":")
         is_bare_ipv6 = authority.count(":") > 1 and not authority.startswith("[")
         if not colon or "]" in port_text or is_bare_ipv6:
             host, port_text = authority or "127.0.0.1", ""
-        port = int(port_text) if port_text.isdecimal() and int(port_text) <= 65535 else default_port
+        is_port = re.fullmatch(r"\d{1,5}", port_text, re.ASCII) and int(port_text) <= 65535
+        port = int(port_text) if is_port else default_port
         return cls(scheme or "http", host.strip("[]"), port, slash + path if path else "")
 
     @property
@@ -64,6 +70,9 @@ class Endpoint:
 # ---- how a text from the environment becomes a value ----
 
 
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d*)?", re.ASCII)
+
+
 def _boolean(text: str) -> bool:
     """Go's ParseBool; any other text that is not empty is true, as Ollama has it."""
     return text not in {"0", "f", "F", "false", "FALSE", "False"}
@@ -74,7 +83,7 @@ def _optional_boolean(text: str) -> bool | None:
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal():
+    if not re.fullmatch(r"\d{1,15}", text, re.ASCII):
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
@@ -87,10 +96,7 @@ def _port(text: str) -> int:
 
 def _seconds(text: str) -> float:
     """A Go duration or a number of seconds; negative is forever."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = parse_duration(text)
+    seconds = float(text) if _NUMBER.fullmatch(text) else parse_duration(text)
     return FOREVER if seconds < 0 else seconds
 
 
@@ -169,6 +175,8 @@ class Settings:
         home = cls._from_environ(environ, _path, ("A3S_POWER_HOME",))
         config = _read_config((home or cls().home) / "config.toml")
         values: dict[str, Any] = {} if home is None else {"home": home}
+        if unknown := config.keys() - {f.name for f in fields(cls)}:
+            raise InvalidSetting(f"config.toml: unknown key {min(unknown)!r}")
         for f in fields(cls):
             parse, names = f.metadata["parse"], (f"A3S_POWER_{f.name.upper()}", *f.metadata["names"])
             value = cls._from_environ(environ, parse, names)

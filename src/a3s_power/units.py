@@ -13,7 +13,8 @@ KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 MIB, GIB = 2**20, 2**30
 
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TERM = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
+_TERM = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)", re.ASCII)
+_MAX_DURATION_S = (2**63 - 1) / 1e9  # Go counts nanoseconds in an int64
 
 
 def parse_duration(text: str) -> float:
@@ -33,7 +34,7 @@ def parse_duration(text: str) -> float:
             raise InvalidRequest(f'time: unknown unit "{unit}" in duration "{text}"')
         seconds += float(number) * _UNIT_S[unit]
         position = term.end()
-    if not rest or position != len(rest):
+    if not rest or position != len(rest) or seconds > _MAX_DURATION_S:
         raise InvalidRequest(f'time: invalid duration "{text}"')
     return -seconds if sign == "-" else seconds
 
@@ -90,7 +91,7 @@ def human_time(moment: datetime, now: datetime) -> str:
 
 def human_span(seconds: float) -> str:
     """A length of time, roughly: `About a minute`, `3 hours`, `2 weeks`."""
-    minutes, hours = int(seconds // 60), round(seconds / 3600)
+    minutes, hours = int(seconds // 60), int(seconds / 3600 + 0.5)
     spans = (
         (seconds < 1, "Less than a second"),
         (int(seconds) == 1, "1 second"),

@@ -7,7 +7,7 @@ from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed
 
 _OUT_OF_MEMORY = (
     r"out of memory|out of device memory|(cuda|hip)Malloc failed|failed to allocate|allocation failed|"
-    r"not enough memory|insufficient memory|erroroutofmemory|cannot allocate memory|bad_alloc"
+    r"not enough memory|insufficient memory|erroroutof(device|host)?memory|cannot allocate memory|bad_alloc"
 )
 
 _REASONS = [
@@ -35,7 +35,7 @@ _ADVICE = {
     ),
 }
 
-_TELLING = re.compile(r"\berror\b|\bfailed\b|^[\d.]+ E ", re.IGNORECASE)
+_TELLING = re.compile(r"\berror\b|\bfailed\b|^[\d.]+ E |^\w*(Error|Exception): ", re.IGNORECASE)
 _FATAL = re.compile(rf"GGML_ASSERT|GGML_ABORT|terminate called|what\(\):|(CUDA|ROCm) error|{_OUT_OF_MEMORY}")
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] +(?:\S+ +)?\S+: ")
 
@@ -74,5 +74,6 @@ def _first(pattern: re.Pattern[str], words: str) -> str:
 def ending(returncode: int) -> str:
     """`killed by SIGKILL`, `exit status 1`."""
     if returncode < 0:
-        return f"the engine was killed by {signal.Signals(-returncode).name}"
+        names = {signum.value: signum.name for signum in signal.Signals}  # real-time signals have none
+        return f"the engine was killed by {names.get(-returncode, f'signal {-returncode}')}"
     return f"the engine ended with exit status {returncode}"

@@ -94,7 +94,10 @@ def run_binary(argv: list[str], socket: Path) -> None:
     status = child.wait()
     if is_orphan.is_set():
         _remove(socket)
-    sys.exit(status if status >= 0 else 128 - status)
+    if status < 0:  # die the same way: who looks at us wants to know how the engine ended
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
 
 
 def _end_with_stdin(child: subprocess.Popen[bytes], is_orphan: threading.Event) -> None:

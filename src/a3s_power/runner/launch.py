@@ -17,6 +17,9 @@ engines at once took 117 s for what takes 2.2 s. 2000 keeps 0.98 of the speed al
 times as long as one after the other.
 """
 
+VERBOSITY = 2
+"""Warnings and errors: what the engine says lies in memory as long as it runs."""
+
 Params = dict[str, object]
 
 LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
@@ -61,10 +64,10 @@ BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
 """LoadSpec field → arguments of a `llama-server` binary."""
 
 
-def library_params(spec: LoadSpec, *, verbose: bool) -> Params:
-    """All parameters of the engine as a library. Its log says only warnings unless `verbose`."""
+def library_params(spec: LoadSpec) -> Params:
+    """All parameters of the engine as a library."""
     params: Params = {
-        "verbosity": 4 if verbose else 2,
+        "verbosity": VERBOSITY,
         "cache_ram_mib": 0,  # the prompt cache in host memory: no memory is taken that no one has counted
         "ui": False,
         "offline": True,
@@ -74,10 +77,10 @@ def library_params(spec: LoadSpec, *, verbose: bool) -> Params:
     return params
 
 
-def binary_argv(spec: LoadSpec, socket: str, *, verbose: bool) -> list[str]:
+def binary_argv(spec: LoadSpec, socket: str) -> list[str]:
     """All arguments of the engine as a program."""
     argv = ["--host", socket, "--offline", "--no-webui", "--jinja", "--cache-ram", "0"]
-    argv += ["--log-verbosity", "4" if verbose else "2"]
+    argv += ["--log-verbosity", str(VERBOSITY)]
     for of_field in BINARY.values():
         argv += of_field(spec)
     return argv

@@ -4,8 +4,8 @@ import ctypes
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from a3s_power.runner.launch import binary_argv, engine_environment, library_par
 from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
+_TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
 POLL_S = 0.02
 POLLS_PER_LOOK = 8
 """How seldom the memory of a loading engine is looked at: it takes a walk over all processes."""
@@ -51,7 +52,6 @@ class LlamaCppEngine:
     load_timeout_s: float
     environ: Mapping[str, str]
     llama_server: str | None = None
-    verbose: bool = False
 
     @asynccontextmanager
     async def start(
@@ -60,27 +60,35 @@ class LlamaCppEngine:
         """See `runner.base`."""
         if self.llama_server is None:
             check_libraries()
-        # mkdtemp makes it 0700: other users cannot reach the engine.
-        with TemporaryDirectory(prefix="a3s-", dir=self.runtime_dir, ignore_cleanup_errors=True) as folder:
+        with self._private_folder() as folder:
             socket, log = str(Path(folder, "s.sock")), Path(folder, "log")  # the engine knows it by ".sock"
 
             async def ready(process: Process) -> None:
                 await self._ready(process, socket, log, on_progress)
 
             env = child_environment(self.environ, engine_environment())
-            try:
-                async with running(self._argv(spec, socket), log=log, env=env, ready=ready) as process:
-                    yield LlamaCppRunner(process, socket, log)
-            except OSError as exc:
-                raise LoadFailed(f"the engine could not be started: {exc}", LoadFailure.OTHER) from exc
+            async with running(self._argv(spec, socket), log=log, env=env, ready=ready) as process:
+                yield LlamaCppRunner(process, socket, log)
+
+    @contextmanager
+    def _private_folder(self) -> Iterator[str]:
+        """For one runner; 0700, so that other users cannot reach the engine."""
+        # A user's runtime folder goes when their last session ends, and a server may outlive that.
+        where = self.runtime_dir if self.runtime_dir.is_dir() else _TEMP
+        try:
+            folder = TemporaryDirectory(prefix="a3s-", dir=where, ignore_cleanup_errors=True)
+        except OSError as exc:
+            raise LoadFailed(f"no folder for the engine's socket: {exc}", LoadFailure.OTHER) from exc
+        with folder as name:
+            yield name
 
     def _argv(self, spec: LoadSpec, socket: str) -> list[str]:
         request: dict[str, Any] = {"socket": socket}
         if self.llama_server is None:
-            request["params"] = library_params(spec, verbose=self.verbose)
+            request["params"] = library_params(spec)
         else:
             request["binary"] = self.llama_server
-            request["argv"] = binary_argv(spec, socket, verbose=self.verbose)
+            request["argv"] = binary_argv(spec, socket)
         # -P: the working directory is no place to import from
         return [sys.executable, "-P", "-m", "a3s_power.runner.host", msgspec.json.encode(request).decode()]
 
@@ -144,16 +152,15 @@ class LlamaCppRunner:
 
     async def render(self, prompt: ChatPrompt) -> str:
         """See `runner.base`."""
-        return str((await self._call("/apply-template", llamajson.template_fields(prompt)))["prompt"])
+        return str(await self._call("/apply-template", llamajson.template_fields(prompt), "prompt"))
 
     async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """See `runner.base`."""
-        reply = await self._call("/tokenize", {"content": text, "add_special": special})
-        return list(reply["tokens"])
+        return list(await self._call("/tokenize", {"content": text, "add_special": special}, "tokens"))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """See `runner.base`."""
-        return str((await self._call("/detokenize", {"tokens": tokens}))["content"])
+        return str(await self._call("/detokenize", {"tokens": tokens}, "content"))
 
     @asynccontextmanager
     async def _stream(self, path: str, body: bytes | None) -> AsyncIterator[Reply]:
@@ -166,10 +173,16 @@ class LlamaCppRunner:
         except LinkBroken as exc:
             raise await self._lost() from exc
 
-    async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        with anyio.fail_after(CALL_TIMEOUT_S):
-            async with self._stream(path, msgspec.json.encode(body)) as reply:
-                return msgspec.json.decode(await reply.read(), type=dict[str, Any])
+    async def _call(self, path: str, body: Mapping[str, Any], key: str) -> Any:
+        """One field of a small reply."""
+        try:
+            with anyio.fail_after(CALL_TIMEOUT_S):
+                async with self._stream(path, msgspec.json.encode(body)) as reply:
+                    return msgspec.json.decode(await reply.read(), type=dict[str, Any])[key]
+        except TimeoutError as exc:
+            raise RunnerFailed(f"the engine did not answer {path} within {CALL_TIMEOUT_S:.0f} s") from exc
+        except (msgspec.DecodeError, KeyError) as exc:
+            raise RunnerFailed(f"the engine's answer to {path} makes no sense: {exc}") from exc
 
     async def _told(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """The events; a connection that breaks in the middle is told as what it means."""
@@ -178,6 +191,8 @@ class LlamaCppRunner:
                 yield event
         except LinkBroken as exc:
             raise await self._lost() from exc
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise RunnerFailed(f"the engine's answer makes no sense: {exc}") from exc
 
     async def _lost(self) -> RunnerFailed:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
@@ -191,4 +206,4 @@ def runtime_folder(environ: Mapping[str, str]) -> Path:
         folder = environ.get(name, "")
         if folder and len(folder) < 60 and os.access(folder, os.W_OK):
             return Path(folder)
-    return Path("/tmp")  # noqa: S108
+    return _TEMP

@@ -44,6 +44,7 @@ JSON_OBJECT_SCHEMA = {"type": "object"}
 
 def _common(sampling: Sampling) -> dict[str, Any]:
     body: dict[str, Any] = {name: getattr(sampling.options, ours) for ours, name in _SAMPLING_NAMES.items()}
+    body["seed"] %= 2**32  # the engine's seeds are unsigned; its own -1 is the largest
     body["n_predict"] = -1 if sampling.max_tokens is None else sampling.max_tokens
     body["stream"] = True
     body["cache_prompt"] = True
@@ -273,7 +274,7 @@ def _logprobs(entries: Sequence[_Logprob], want_top: int | None) -> tuple[TokenL
 
 
 def _logprob(entry: _Logprob, top: Sequence[_Logprob] = ()) -> TokenLogprob:
-    raw = bytes(entry.bytes) if entry.bytes is not None else entry.token.encode()
+    raw = bytes(byte & 0xFF for byte in entry.bytes) if entry.bytes is not None else entry.token.encode()
     return TokenLogprob(entry.token, entry.logprob, raw, tuple(_logprob(other) for other in top))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
+from a3s_power.errors import LoadFailed, LoadFailure
+
 LAST_WORDS_BYTES = 8192
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -38,10 +40,13 @@ async def running(
     its deadline is its own business. Output goes to the file `log`: nothing to drain or to fill up. The
     process's stdin is a pipe that we never write to: it should leave at end of file, which comes when we die.
     """
-    with log.open("ab") as output:
-        process = await anyio.open_process(
-            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
-        )
+    try:
+        with log.open("ab") as output:
+            process = await anyio.open_process(
+                argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
+            )
+    except OSError as exc:
+        raise LoadFailed(f"the engine could not be started: {exc}", LoadFailure.OTHER) from exc
     try:
         await ready(process)
         yield process
@@ -51,19 +56,18 @@ async def running(
 
 
 async def stop(process: Process) -> None:
-    """SIGTERM, wait, SIGKILL, wait: to the process's whole group."""
+    """SIGTERM, wait, SIGKILL, wait: to the process's whole group, whose number lasts as long as any of it."""
     if process.returncode is None:
         _signal_group(process, signal.SIGTERM)
         with anyio.move_on_after(GRACE_S):
             await process.wait()
-    if process.returncode is None:
-        _signal_group(process, signal.SIGKILL)
-        await process.wait()
+    _signal_group(process, signal.SIGKILL)  # the leader, if it is still there, and whatever it left behind
+    await process.wait()
     await process.aclose()
 
 
 def _signal_group(process: Process, signum: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(process.pid, signum)
 
 

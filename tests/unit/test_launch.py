@@ -1,0 +1,126 @@
+"""What starts an engine: the tables are complete, the engine knows each name in them, and no secret gets through."""
+
+import dataclasses
+
+import pytest
+import xllamacpp
+
+from a3s_power.devices import physical_cores
+from a3s_power.runner.base import LoadSpec
+from a3s_power.runner.host import _assign
+from a3s_power.runner.launch import BINARY, LIBRARY, binary_argv, engine_environment, library_params
+from a3s_power.runner.process import child_environment
+
+PLAIN = LoadSpec("/m")
+RICH = LoadSpec(
+    "/rich", ("/p",), ("/a", "/b"), num_ctx=1024, slots=3, num_batch=64, num_gpu=7, main_gpu=1, use_mmap=False,
+    num_thread=5, kv_cache_type="q8_0", flash_attention=True, embedding=True,
+)  # fmt: skip
+NO_MATTER = {"is_ctx_automatic"}  # to the engine: it says who chose, not what
+FIELDS = {field.name for field in dataclasses.fields(LoadSpec)} - NO_MATTER
+
+
+def test_every_field_of_a_spec_has_its_row_in_both_tables():
+    assert set(LIBRARY) == set(BINARY) == FIELDS
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS - {"slots", "num_ctx"}))
+def test_each_field_reaches_the_engine_by_its_own_row(name):
+    changed = dataclasses.replace(PLAIN, **{name: getattr(RICH, name)})
+    assert LIBRARY[name](changed) != LIBRARY[name](PLAIN)
+    assert BINARY[name](changed) != BINARY[name](PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"model.path": "/m", "n_ctx": 4096, "kv_unified_per_slot": 4096, "n_parallel": 1, "kv_unified": True}),
+        ({"num_ctx": 100, "slots": 3}, {"n_ctx": 300, "kv_unified_per_slot": 100, "n_parallel": 3, "n_threads_http": 7}),
+        ({}, {"n_gpu_layers": -1, "fit_params": True, "flash_attn_type": "LLAMA_FLASH_ATTN_TYPE_AUTO"}),
+        ({"num_gpu": 0}, {"n_gpu_layers": 0, "fit_params": False}),
+        ({"main_gpu": 0}, {"main_gpu": 0, "split_mode": "LLAMA_SPLIT_MODE_NONE"}),
+        ({"use_mmap": False}, {"load_mode": "LLAMA_LOAD_MODE_NONE"}),
+        ({"flash_attention": False}, {"flash_attn_type": "LLAMA_FLASH_ATTN_TYPE_DISABLED"}),
+        ({"kv_cache_type": "q8_0"}, {"cache_type_k": "GGML_TYPE_Q8_0", "cache_type_v": "GGML_TYPE_Q8_0"}),
+        ({"num_thread": 3}, {"cpuparams.n_threads": 3, "cpuparams_batch.n_threads": 3}),
+        ({}, {"cpuparams.n_threads": physical_cores(), "cache_ram_mib": 0, "offline": True, "ui": False}),
+    ],
+)  # fmt: skip
+def test_a_spec_becomes_parameters_of_the_library(changes, expected):
+    params = library_params(dataclasses.replace(PLAIN, **changes))
+    assert expected.items() <= params.items()
+
+
+@pytest.mark.parametrize("absent", ["main_gpu", "split_mode", "load_mode", "mmproj.path", "lora_adapters"])
+def test_what_nobody_asked_for_is_left_to_the_engine(absent):
+    assert absent not in library_params(PLAIN)
+
+
+@pytest.mark.parametrize("spec", [PLAIN, RICH], ids=["plain", "rich"])
+def test_the_engine_knows_every_parameter_and_every_name_of_a_value(spec):
+    common = xllamacpp.CommonParams()
+    params = library_params(spec)
+    params.pop("lora_adapters", None)  # objects, which the host makes
+    for path, value in params.items():
+        _assign(common, path, value)  # AttributeError or KeyError for one that is not there
+        found = common
+        for name in path.split("."):
+            found = getattr(found, name)
+        assert getattr(found, "name", found) == value
+
+
+@pytest.mark.parametrize("kv_cache_type", ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
+def test_the_engine_knows_every_type_of_kv_cache(kv_cache_type):
+    spec = dataclasses.replace(PLAIN, kv_cache_type=kv_cache_type)
+    _assign(xllamacpp.CommonParams(), "cache_type_k", library_params(spec)["cache_type_k"])
+
+
+def test_a_spec_becomes_arguments_of_the_binary():
+    assert binary_argv(RICH, "/s.sock") == [
+        "--host", "/s.sock", "--offline", "--no-webui", "--jinja", "--cache-ram", "0", "--log-verbosity", "2",
+        "--model", "/rich", "--mmproj", "/p", "--lora", "/a", "--lora", "/b",
+        "--ctx-size", "3072", "--no-kv-unified", "--parallel", "3", "--threads-http", "7",
+        "--batch-size", "64", "--ubatch-size", "64", "--n-gpu-layers", "7", "--main-gpu", "1", "--split-mode", "none",
+        "--no-mmap", "--threads", "5", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--flash-attn", "on",
+        "--embedding",
+    ]  # fmt: skip
+
+
+def test_zero_layers_on_the_gpu_is_told_and_automatic_is_not():
+    assert BINARY["num_gpu"](dataclasses.replace(PLAIN, num_gpu=0)) == ["--n-gpu-layers", "0"]
+    assert BINARY["num_gpu"](PLAIN) == []
+
+
+# ---- the child's environment ----
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+     "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "GGML_VK_VISIBLE_DEVICES", "LLAMA_ARG_FIT"],
+)  # fmt: skip
+def test_a_child_sees_what_an_engine_needs(name):
+    assert child_environment({name: "x"}, {}) == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN",
+     "LLAMA_API_KEY", "A3S_POWER_API_KEYS", "A3S_POWER_HOME", "OLLAMA_HOST", "HTTPS_PROXY", "LD_PRELOAD", "PYTHONPATH",
+     "PYTHONSTARTUP", "XPATH", "path", "PATHS", "XCUDA_"],
+)  # fmt: skip
+def test_a_child_sees_no_secret_and_nothing_that_changes_what_it_runs(name):
+    assert child_environment({name: "secret"}, {}) == {}
+
+
+def test_what_we_set_ourselves_wins():
+    assert child_environment({"PATH": "theirs"}, {"PATH": "ours", "GOMP_SPINCOUNT": "1"}) == {
+        "PATH": "ours",
+        "GOMP_SPINCOUNT": "1",
+    }
+
+
+def test_every_engine_has_a_picture_marker_that_nobody_can_guess():
+    markers = {engine_environment()["LLAMA_MEDIA_MARKER"] for _ in range(9)}
+    assert len(markers) == 9
+    assert all(len(marker) >= 32 for marker in markers)
