@@ -1,4 +1,4 @@
-"""The house: which room may open which door. design.md, "The house", as a table that is checked.
+"""The house: which room may open which door. docs/architecture.md as a table that is checked.
 
 A room is a module or a package; a module belongs to the most particular room that is named below. An import counts
 wherever it stands: at the top, inside a function, for a type.

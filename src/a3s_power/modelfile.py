@@ -1,6 +1,6 @@
 """Modelfiles: the text that describes a model, to commands and back.
 
-The grammar is Ollama's (`parser/parser.go`, spec/modelfile-and-create.md section 1), oddities included: there are
+The grammar is Ollama's (`parser/parser.go`), oddities included: there are
 no escapes, a comment stands only where a command could, and unprintable characters vanish from values.
 """
 

@@ -1,6 +1,6 @@
 """Model options, split by kind: what a runner is loaded with, and what one request samples with.
 
-Names, types and defaults are Ollama's (`api.Options` in `api/types.go`); spec/http-api.md section 3.1.
+Names, types and defaults are Ollama's (`api.Options` in `api/types.go`).
 """
 
 import dataclasses

@@ -13,6 +13,7 @@ import anyio.to_thread
 import uvicorn
 
 from a3s_power import __version__
+from a3s_power.api.access import Access, is_loopback
 from a3s_power.api.app import Application
 from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError
@@ -72,7 +73,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             num_thread=settings.num_thread,
         ),
     )
-    app = Application(ChatService(cards, loader), Library(store, cards, loader))
+    access = Access(settings.origins, guards_host=is_loopback(settings.endpoint.host))
+    app = Application(ChatService(cards, loader), Library(store, cards, loader), access)
     config = uvicorn.Config(
         app,
         log_config=None,

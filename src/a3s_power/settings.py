@@ -70,6 +70,7 @@ class Endpoint:
 # ---- how a text from the environment becomes a value ----
 
 
+_ORIGIN = re.compile(r"(https?|(chrome|safari|moz|ms-browser)-extension)://")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d*)?", re.ASCII)
 
 
@@ -105,6 +106,14 @@ def _stall_limit(text: str) -> float:
     return _seconds(text) or math.inf
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    for origin in origins:
+        if origin.count("*") > 1 or ("*" not in origin and not _ORIGIN.match(origin)):
+            raise ValueError(f"{origin!r} is no origin: https://host[:port], with one * at most")
+    return origins
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -135,6 +144,8 @@ class Settings:
     host: Endpoint = _key(Endpoint(), Endpoint.parse, "OLLAMA_HOST")
     port: int | None = _key(None, _port)
     """Replaces the port of `host`."""
+    origins: tuple[str, ...] = _key((), _origins, "OLLAMA_ORIGINS")
+    """Web pages that may ask, besides those of this machine: `https://chat.example`, `https://*.example`, `*`."""
     keep_alive: float = _key(300.0, _seconds, "OLLAMA_KEEP_ALIVE")
     load_timeout: float = _key(300.0, _stall_limit, "OLLAMA_LOAD_TIMEOUT")
     """How long a load may stand still."""
@@ -208,6 +219,8 @@ def _parsed(name: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -239,7 +239,7 @@ def test_a_file_that_only_the_engine_can_refuse_is_refused_at_load(real, tmp_pat
 
 
 def test_a_folder_that_ollama_made_is_served_as_it_is(tmp_path, smollm2_gguf):
-    """Laid out by hand as spec/model-store.md has it, symlinked blob included; and left as it was."""
+    """Laid out by hand, symlinked blob included; and left as it was."""
     models = tmp_path / "models"
     blobs = models / "blobs"
     blobs.mkdir(parents=True)

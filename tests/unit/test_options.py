@@ -11,7 +11,7 @@ from a3s_power.options import KINDS, LOAD_KINDS, SAMPLING_KINDS, LoadOptions, Sa
 
 HUGE = 10**400
 
-SPEC_TABLE = {  # spec/http-api.md section 3.1: name → type, default
+SPEC_TABLE = {  # Ollama: name → type, default
     "num_keep": (int, 4), "seed": (int, -1), "num_predict": (int, -1), "top_k": (int, 40), "top_p": (float, 0.9),
     "min_p": (float, 0.0), "typical_p": (float, 1.0), "repeat_last_n": (int, 64), "temperature": (float, 0.8),
     "repeat_penalty": (float, 1.0), "presence_penalty": (float, 0.0), "frequency_penalty": (float, 0.0),

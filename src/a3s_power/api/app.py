@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import anyio
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from a3s_power.api.access import Access
 from a3s_power.api.errors import Dialect, as_app_error, native
 from a3s_power.api.ollama.generation import GenerationAPI
 from a3s_power.api.ollama.models import ModelsAPI
@@ -29,25 +31,31 @@ LEFT = 499
 
 
 class Application:
-    """All that is served over HTTP: routes, a log line for each request, and an end to all of them at once."""
+    """All that is served over HTTP: routes behind a guard, a log line each, and an end to all requests at once."""
 
-    def __init__(self, chat: ChatService, library: Library) -> None:
+    def __init__(self, chat: ChatService, library: Library, access: Access) -> None:
+        self._access = access
         self._router = Router(_routes(chat, library), default=_plain(404, "404 page not found"))
         self._running: set[anyio.CancelScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, and log it when it is over: a first token waits for no log."""
         started, status = time.monotonic(), LEFT
+        headers = Headers(scope=scope)
 
         async def send_noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                for name, value in self._access.grants(headers).items():
+                    message["headers"].append((name.lower().encode(), value.encode()))
             await send(message)
 
         try:
             with self._interruptible():
-                await self._router(scope, receive, send_noting)
+                refusal = self._access.refuses(scope["method"], headers)
+                await (refusal or self._router)(scope, receive, send if refusal else send_noting)
+                status = refusal.status_code if refusal else status
         finally:
             fields = {"method": scope["method"], "path": scope["path"], "status": status}
             log.info("request", extra=fields | {"took_s": round(time.monotonic() - started, 3)})

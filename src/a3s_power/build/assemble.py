@@ -160,7 +160,7 @@ def _is_part(gguf: GGUF) -> bool:
 
 
 def _media_type(gguf: GGUF) -> str:
-    """What kind of file it is; spec/modelfile-and-create.md section 7."""
+    """What kind of file it is, by Ollama's rules (`server/create.go`)."""
     kind = gguf.metadata.get("general.type")
     if kind == "adapter":
         return media.ADAPTER

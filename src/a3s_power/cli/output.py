@@ -1,6 +1,6 @@
 """What the commands print about models: tables, and the sections of `show`. Pure, texts in and out.
 
-The layout is Ollama's to the byte (spec/cli-and-env.md section 4): people parse it with awk.
+The layout is Ollama's to the byte: people parse it with awk.
 """
 
 import textwrap

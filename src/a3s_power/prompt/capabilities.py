@@ -1,6 +1,6 @@
 """What a model can do, as far as its config, its GGUF header and its templates tell.
 
-The rules and their order are those of Ollama's `/api/show` (http-api.md 4.1). `/api/tags` answers by the same
+The rules and their order are those of Ollama's `/api/show`. `/api/tags` answers by the same
 function here: Ollama has a second, slightly different one for it.
 """
 

@@ -1,7 +1,7 @@
 """Which of a model's two templates speaks for it: its Go template, or the Jinja one inside its GGUF.
 
-The decision is Ollama's (templates-and-parsers.md section 1). *Native* means that the engine applies the GGUF's
-chat template itself; otherwise we render the prompt and the engine sees text.
+The decision is Ollama's (`server/prompt.go`, `server/images.go`). *Native* means that the engine applies the
+GGUF's chat template itself; otherwise we render the prompt and the engine sees text.
 """
 
 from a3s_power.prompt.capabilities import HARMONY_FAMILIES, Capability, of_chat_template, of_go_template

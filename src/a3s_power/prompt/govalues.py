@@ -71,7 +71,7 @@ def message_value(message: Message) -> Struct:
 
 
 def tools_value(tools: Sequence[JSON]) -> JSONList | None:
-    """All tools, in the shape of http-api.md 3.11; None if there is none. Unknown keys are dropped.
+    """All tools, in the shape of Ollama's `api.Tool`; None if there is none. Unknown keys are dropped.
 
     Raises InvalidRequest for schemas inside schemas without end.
     """

@@ -37,6 +37,7 @@ class Loader:
     def __init__(self, scheduler: Scheduler[ModelCard], defaults: LoadDefaults) -> None:
         self._scheduler = scheduler
         self._defaults = defaults
+        self._max_threads = logical_cores()
 
     def plan(self, card: ModelCard, options: Mapping[str, object]) -> tuple[LoadPlan, SamplingOptions]:
         """What `options` over the model's own parameters come to. Raises InvalidOption."""
@@ -77,7 +78,7 @@ class Loader:
             num_gpu=min(load.num_gpu, MAX_LAYERS),
             main_gpu=load.main_gpu,
             use_mmap=load.use_mmap,
-            num_thread=min(max(0, load.num_thread or self._defaults.num_thread), logical_cores()),
+            num_thread=min(max(0, load.num_thread or self._defaults.num_thread), self._max_threads),
             kv_cache_type=self._defaults.kv_cache_type,
             flash_attention=self._defaults.flash_attention,
             embedding="embedding" in card.capabilities,

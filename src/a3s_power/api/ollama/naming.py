@@ -28,7 +28,7 @@ WORDS: Mapping[str, Words] = {
     "destination": Words(empty='destination "" is invalid', invalid='destination "{}" is invalid'),
     "create": Words(empty="invalid model name"),
 }
-"""spec/http-api.md section 0.3; an empty text for `empty` means that it counts as unknown."""
+"""As Ollama's handlers word it (`server/routes.go`); an empty text for `empty` means that it counts as unknown."""
 
 
 class UnknownModel(NotFound):
