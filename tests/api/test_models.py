@@ -174,7 +174,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(scripted):
     digest = f"sha256:{hashlib.sha256(b'x' * 1000).hexdigest()}"
     with api.connect() as connection:
         connection.sendall(
-            f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nxxx".encode()
+            f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nxxx".encode()
         )
     models = api.server.process.args and api.server.environment["OLLAMA_MODELS"]
     api.upload_done = api.http.post(f"/api/blobs/{digest}", content=b"x" * 1000)  # and the next one works
