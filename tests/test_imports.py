@@ -27,7 +27,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "settings": VOCABULARY,
     "wire": (),                                                # JSON shapes: nothing of ours
     "devices": (),                                             # the machine
-    "gguf": VOCABULARY,
+    "ggml_types": (),
+    "gguf": (*VOCABULARY, "ggml_types"),
     "store": (*VOCABULARY, "gguf"),
     "prompt": (*VOCABULARY, "gguf"),                           # no I/O
     "build": (*VOCABULARY, "gguf", "prompt", "store"),

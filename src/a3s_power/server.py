@@ -19,7 +19,8 @@ from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError
 from a3s_power.logs import configure_logging
 from a3s_power.runner.llamacpp import LlamaCppEngine, runtime_folder
-from a3s_power.scheduler.scheduler import Limits, Machine, Scheduler
+from a3s_power.scheduler.scheduler import Scheduler
+from a3s_power.scheduler.slots import Limits, Machine
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.chat import ChatService
 from a3s_power.service.library import Library

@@ -197,7 +197,9 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error(scripted)
     api = scripted()
     for path in ("/api/chat", "/api/create"):
         with api.connect() as connection:
-            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode())
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode()
+            )
     until(lambda: api.server.log.read_text().count("status=499") == 2)
     assert "Traceback" not in api.server.log.read_text()
 

@@ -10,7 +10,7 @@ import anyio
 from a3s_power.devices import ProcessMemory
 from a3s_power.names import ModelName
 from a3s_power.runner.base import ChatPrompt, EventStream, LoadSpec, Sampling
-from a3s_power.scheduler.scheduler import Machine
+from a3s_power.scheduler.slots import Machine
 from a3s_power.units import GB
 
 SIZE = 4 * GB

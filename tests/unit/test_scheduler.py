@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, ServerBusy
 from a3s_power.names import ModelName
 from a3s_power.runner.base import LoadSpec
-from a3s_power.scheduler.scheduler import Limits, LoadPlan, Machine, Scheduler
+from a3s_power.scheduler.scheduler import Scheduler
+from a3s_power.scheduler.slots import Limits, LoadPlan, Machine
 from a3s_power.units import FOREVER, GB
 from tests.support.fakes import SIZE, FakeEngine, FakeMachine, FakeModel
 

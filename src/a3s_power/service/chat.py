@@ -14,7 +14,7 @@ from a3s_power.messages import Message
 from a3s_power.options import SamplingOptions
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.runner.base import ChatPrompt, EventStream, Runner, Sampling
-from a3s_power.scheduler.scheduler import LoadPlan
+from a3s_power.scheduler.slots import LoadPlan
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.loading import Loader
 

@@ -11,7 +11,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from a3s_power.build.assemble import Recipe, assemble
 from a3s_power.errors import AppError
 from a3s_power.names import ModelName
-from a3s_power.scheduler.scheduler import Loaded
+from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.loading import Loader
 from a3s_power.store.models import ModelStore

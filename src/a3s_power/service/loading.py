@@ -9,7 +9,8 @@ from a3s_power.devices import logical_cores
 from a3s_power.options import LoadOptions, SamplingOptions, merge
 from a3s_power.runner.base import LoadSpec
 from a3s_power.scheduler.memory import Footprint, comfortable, estimate, largest
-from a3s_power.scheduler.scheduler import Lease, Loaded, LoadPlan, Scheduler
+from a3s_power.scheduler.scheduler import Scheduler
+from a3s_power.scheduler.slots import Lease, Loaded, LoadPlan
 from a3s_power.service.cards import ModelCard
 
 MIN_CTX = 4

@@ -17,7 +17,7 @@ from a3s_power.api.streaming import EventStream, WholeReply
 from a3s_power.build.assemble import Recipe
 from a3s_power.errors import BlobNotFound, InvalidRequest
 from a3s_power.names import ModelName
-from a3s_power.scheduler.scheduler import Loaded
+from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import ModelCard
 from a3s_power.service.library import Library
 from a3s_power.wire import ollama as wire
