@@ -4,7 +4,6 @@ import json
 import os
 import select
 import signal
-import time
 
 import anyio
 import httpx2
@@ -12,18 +11,10 @@ import psutil
 import pytest
 
 from a3s_power.runner.link import exchange
+from tests.support.api import PATIENCE_S, until
 from tests.support.engines import family_of, wait_until_gone
 
 ENDLESS = {"model": "m", "prompt": "forever"}
-PATIENCE_S = 20
-
-
-def until(condition):
-    """Wait for something that another process does; nothing here depends on how long it takes."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (outcome := condition()):
-        assert time.monotonic() < deadline, "it never happened"
-    return outcome
 
 
 def open_streams(api) -> int:
@@ -85,7 +76,7 @@ def test_a_client_that_leaves_while_its_model_loads_ends_the_load(scripted):
     family = family_of(runner_pid(api))
     connection.close()
     assert wait_until_gone(family) == []
-    assert api.loaded() == []
+    until(lambda: api.loaded() == [])
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place(scripted):

@@ -5,6 +5,8 @@ import json
 import ollama
 import pytest
 
+from tests.support.api import until
+
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0, "num_predict": 8}
 METRICS = {
@@ -123,10 +125,7 @@ def test_a_model_is_loaded_and_unloaded_without_a_prompt(real):
     assert real.loaded() == ["smollm2:latest"]
     unloaded = real.post("/api/chat", {"model": "smollm2", "messages": [], "keep_alive": 0}).json()
     assert unloaded["done_reason"] == "unload"
-    for _ in range(200):  # it goes as soon as its process has
-        if not real.loaded():
-            break
-    assert real.loaded() == []
+    until(lambda: real.loaded() == [])  # it goes as soon as its process has
 
 
 def test_a_smaller_context_is_served_by_the_larger_one_that_is_loaded(real):

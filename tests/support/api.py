@@ -2,7 +2,8 @@
 
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from demo.smollm2 import sha256_of
 from tests.support.gguf_files import TensorSpec, write_gguf
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+PATIENCE_S = 20
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for something that another process does; nothing here depends on how long it takes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (outcome := condition()):
+        assert time.monotonic() < deadline, "it never happened"
+    return outcome
 
 
 class API:
