@@ -166,11 +166,7 @@ async def throughput_ratios(one: Side, other: Side) -> None:
             ratios.append(rates[other] / rates[one])
         low, _, high = statistics.quantiles(ratios, n=4)
         ratio = statistics.median(ratios)
-        print(
-            print(
-                f"  throughput, {concurrency:2} streams: {ratio:.3f} of the bare engine ({low:.3f} to {high:.3f})"
-            )
-        )
+        print(f"  throughput, {concurrency:2} streams: {ratio:.3f} of the bare engine ({low:.3f} to {high:.3f})")
 
 
 async def cpu_per_chunk(server: OwnServer, side: Side) -> None:
