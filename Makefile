@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup ## fetch the small model, start the server, answer a prompt
-	@$(BIN)/python -m demo
+	@$(BIN)/python -u -m demo
 
 test: setup ## every test, on real models
 	$(BIN)/python -m pytest
