@@ -10,7 +10,7 @@ FOREVER = math.inf
 """A keep-alive without end, in seconds."""
 
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
 
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TERM = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)", re.ASCII)

@@ -18,9 +18,10 @@ from a3s_power.scheduler.memory import (
     estimate,
     largest,
 )
-from a3s_power.units import GIB, MIB
+from a3s_power.units import MIB
 from tests.support.gguf_files import Q8_0, TensorSpec, write_gguf
 
+GIB = 1024 * MIB
 SPEC = LoadSpec("m", num_ctx=4096, slots=1, num_batch=512, kv_cache_type="f16")
 LLAMA = {  # 2 layers, 4 heads of 16, all of them with keys and values
     "general.architecture": "llama",

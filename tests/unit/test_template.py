@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from a3s_power.errors import InvalidRequest, InvalidTemplate
 from a3s_power.messages import Message, ToolCall
 from a3s_power.prompt.goparse import MAX_TEMPLATE_CHARS
-from a3s_power.prompt.tags import thinking_tags, tool_tag
+from a3s_power.prompt.tags import thinking_tags
 from a3s_power.prompt.template import GoTemplate, collate
 
 CHATML = """\
@@ -306,20 +306,16 @@ def test_vars_are_all_names_in_fields_and_variables():
 
 
 @pytest.mark.parametrize(
-    ("text", "thinking", "tool"),
+    ("text", "thinking"),
     [
-        (CHATML, ("<think>", "</think>"), "<tool_call>"),
-        (MISTRAL, None, "[TOOL_CALLS] ["),
-        (ALPACA, None, "{"),
-        ("<think>{{ .Thinking }}</think>{{ .Messages }}", None, "{"),  # in no loop over the messages
-        ('{{ range .Messages }}{{ if .ToolCalls }}{{ .Content }}<call>{{ end }}{{ end }}', None, "{"),
-        ('{{ if $m := .ToolCalls }} {{ if true }} <|tool|>{"a"{{ end }}{{ end }}', None, "<|tool|>"),
+        (CHATML, ("<think>", "</think>")),
+        (MISTRAL, None),
+        (ALPACA, None),
+        ("<think>{{ .Thinking }}</think>{{ .Messages }}", None),  # in no loop over the messages
     ],
-)  # fmt: skip
-def test_tags_are_inferred_from_the_text_around_them(text, thinking, tool):
-    tree = GoTemplate.parse(text).tree
-    assert thinking_tags(tree) == thinking
-    assert tool_tag(tree) == tool
+)
+def test_thinking_tags_are_inferred_from_the_text_around_it(text, thinking):
+    assert thinking_tags(GoTemplate.parse(text).tree) == thinking
 
 
 @pytest.mark.parametrize(
@@ -404,7 +400,7 @@ def check_renders(text):
         patch.setattr("a3s_power.prompt.goexec.MAX_STEPS", 5_000)
         try:
             template = GoTemplate.parse(text)
-            thinking_tags(template.tree), tool_tag(template.tree)
+            thinking_tags(template.tree)
             assert isinstance(template.render_chat([system("s"), user("a"), CALL], [TOOL]), str)
         except InvalidTemplate:
             pass

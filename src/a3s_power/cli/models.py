@@ -10,8 +10,6 @@ from a3s_power.cli.target import connected
 from a3s_power.client import Client, ClientError
 from a3s_power.wire.ollama import ShowReply, ShowRequest
 
-SECTIONS = ("license", "modelfile", "parameters", "system", "template")
-
 
 def list_models(prefix: str) -> None:
     """Those whose name begins with `prefix`, in any case."""
@@ -32,7 +30,7 @@ def list_running(prefix: str) -> None:
 
 
 def show(name: str, section: str | None, verbose: bool) -> None:
-    """All about a model, or the text of one of SECTIONS."""
+    """All about a model, or one text: license, modelfile, parameters, system or template."""
     with connected() as client:
         reply = client.show(ShowRequest(model=name, verbose=verbose or None))
     print(_section_text(reply, section) if section else output.show_text(reply, verbose), end="")

@@ -63,7 +63,6 @@ class ReplyPrinter:
         self._hide_thinking = hide_thinking
         self._wrapper = self._new_wrapper()
         self._thinking = ""  # the latest piece while the thinking is open
-        self.has_output = False
 
     def thinking(self, text: str) -> None:
         if not text or self._hide_thinking:
@@ -101,7 +100,6 @@ class ReplyPrinter:
         self._write(self._wrapper.feed(text) if self._wrapper else text)
 
     def _write(self, text: str) -> None:
-        self.has_output = True
         self._out.write(text)
         self._out.flush()
 

@@ -1,13 +1,10 @@
-"""The tags a Go template puts around thinking and before tool calls, inferred from its text."""
+"""The tags a Go template puts around thinking, inferred from its text."""
 
 from collections.abc import Iterator
 
-from gotpl.parse.nodes import ActionNode, FieldNode, IfNode, ListNode, RangeNode, TextNode, VariableNode
+from gotpl.parse.nodes import FieldNode, ListNode, RangeNode, TextNode, VariableNode
 
-from a3s_power.prompt.gotree import fields_of, lists_of, mentions, pipeline_of, walk
-
-NO_TOOL_TAG = "{"
-"""Nothing precedes the JSON of a call."""
+from a3s_power.prompt.gotree import fields_of, lists_of, mentions, pipeline_of
 
 
 def thinking_tags(tree: ListNode) -> tuple[str, str] | None:
@@ -20,15 +17,6 @@ def thinking_tags(tree: ListNode) -> tuple[str, str] | None:
         if isinstance(last, TextNode):
             closing = last.text.strip()
     return (opening, closing) if opening and closing else None
-
-
-def tool_tag(tree: ListNode) -> str:
-    """What the template writes before a tool call, such as `<tool_call>` or `[TOOL_CALLS]`; `{` if nothing."""
-    for node in walk(tree):
-        if isinstance(node, IfNode) and mentions(node.pipeline, "ToolCalls"):
-            text = next(_texts(node.body), "") or ""
-            return text.partition("{")[0].strip() or NO_TOOL_TAG
-    return NO_TOOL_TAG
 
 
 def _lists_with_thinking(tree: ListNode, *, in_messages: bool) -> Iterator[ListNode]:
@@ -44,13 +32,3 @@ def _lists_with_thinking(tree: ListNode, *, in_messages: bool) -> Iterator[ListN
 
 def _is_thinking(field: FieldNode | VariableNode) -> bool:
     return isinstance(field, FieldNode) and field.fields[0] == "Thinking"
-
-
-def _texts(tree: ListNode) -> Iterator[str | None]:
-    """The non-blank texts in document order, and None where something is printed."""
-    for node in walk(tree):
-        match node:
-            case TextNode() if node.text.strip():
-                yield node.text
-            case ActionNode() if not node.pipeline.declarations:
-                yield None

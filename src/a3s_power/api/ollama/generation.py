@@ -47,11 +47,7 @@ class GenerationAPI:
         wanted = GenerationRequest(
             model=body.model or "",
             input=ChatInput(tuple(map(fields.message, body.messages or ())), body.tools or ()),
-            options=body.options or {},
-            output_format=fields.output_format(body.format),
-            think=fields.think(body.think),
-            keep_alive_s=fields.keep_alive(body.keep_alive),
-            top_logprobs=fields.top_logprobs(body.logprobs, body.top_logprobs),
+            **_common(body),
         )
         checked_name(wanted.model, "chat")
         return self._answer(wanted, _chat_reply, is_stream=body.stream is not False, is_empty=not body.messages)
@@ -70,11 +66,7 @@ class GenerationAPI:
                 images=fields.images(body.images),
                 raw=bool(body.raw),
             ),
-            options=body.options or {},
-            output_format=fields.output_format(body.format),
-            think=fields.think(body.think),
-            keep_alive_s=fields.keep_alive(body.keep_alive),
-            top_logprobs=fields.top_logprobs(body.logprobs, body.top_logprobs),
+            **_common(body),
         )
         checked_name(wanted.model, "generate")
         return self._answer(wanted, _generate_reply, is_stream=body.stream is not False, is_empty=not body.prompt)
@@ -109,6 +101,17 @@ class GenerationAPI:
                 pieces.append(piece)
                 ending = end or ending
             return encode(shape(wanted.model, Piece.joined(pieces), ending))
+
+
+def _common(body: wire.ChatRequest | wire.GenerateRequest) -> dict[str, Any]:
+    """What both requests say alike, as fields of a GenerationRequest."""
+    return {
+        "options": body.options or {},
+        "output_format": fields.output_format(body.format),
+        "think": fields.think(body.think),
+        "keep_alive_s": fields.keep_alive(body.keep_alive),
+        "top_logprobs": fields.top_logprobs(body.logprobs, body.top_logprobs),
+    }
 
 
 @dataclass(frozen=True, slots=True)
