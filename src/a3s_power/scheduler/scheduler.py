@@ -143,7 +143,10 @@ class Scheduler(Generic[M]):
         closed: set[Slot[M]] = set()
         free = _Free(self._free)
         room_is_wanted = False
+        stuck: set[LoadSpec] = set()  # who wants the same later in the queue gets no better answer
         for waiter in tuple(self._queue):
+            if waiter.plan.spec in stuck:
+                continue
             match self._decide(waiter, free, closed):
                 case Use(slot):
                     self._hand_over(waiter, slot)  # type: ignore[arg-type]
@@ -160,6 +163,8 @@ class Scheduler(Generic[M]):
                     log.debug("waiting", extra={"model": waiter.model.name.display, "reason": reason})
                     closed.update(drains)  # type: ignore[arg-type]
                     room_is_wanted = room_is_wanted or needs_room
+            if waiter.slot is None:
+                stuck.add(waiter.plan.spec)
 
     def _hand_over(self, waiter: _Waiter[M], slot: Slot[M]) -> None:
         slot.leases += 1
