@@ -18,7 +18,7 @@ from a3s_power.api.app import Application
 from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError
 from a3s_power.logs import configure_logging
-from a3s_power.runner.llamacpp import LlamaCppEngine, runtime_folder
+from a3s_power.runner.llamacpp import LlamaCppEngine, remove_abandoned, runtime_folder
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Limits, Machine
 from a3s_power.service.cards import Cards, ModelCard
@@ -50,8 +50,10 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     store = ModelStore(settings.data_dir, noprune=settings.noprune)
     await anyio.to_thread.run_sync(_tidy, store, settings)
+    runtime_dir = runtime_folder(os.environ)
+    remove_abandoned(runtime_dir)
     engine = LlamaCppEngine(
-        runtime_dir=runtime_folder(os.environ),
+        runtime_dir=runtime_dir,
         load_timeout_s=settings.load_timeout,
         environ=os.environ,
         llama_server=settings.llama_server or None,

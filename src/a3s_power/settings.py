@@ -1,7 +1,7 @@
 """Settings: every knob, its default and where it may be set, as one frozen value read once at start.
 
 Precedence: command-line flag, `A3S_POWER_<KEY>`, `OLLAMA_<NAME>`, `config.toml` in the home folder, default.
-No setting is read from the environment anywhere else.
+No setting is read from the environment anywhere else; which editor a user has is not one of ours.
 """
 
 import logging
@@ -166,6 +166,8 @@ class Settings:
     go_template: bool | None = _key(None, _optional_boolean, "OLLAMA_GO_TEMPLATE")
     """For models with both kinds of template: True takes Go's, False the file's own, None the richer one."""
     noprune: bool = _key(False, _boolean, "OLLAMA_NOPRUNE")
+    nohistory: bool = _key(False, _boolean, "OLLAMA_NOHISTORY")
+    """Interactive sessions leave no lines behind."""
     debug: bool = _key(False, _boolean, "OLLAMA_DEBUG")
     llama_server: str = _key("", str)
     """A llama-server binary to drive instead of the engine that comes with us."""
@@ -186,7 +188,7 @@ class Settings:
         home = cls._from_environ(environ, _path, ("A3S_POWER_HOME",))
         config = _read_config((home or cls().home) / "config.toml")
         values: dict[str, Any] = {} if home is None else {"home": home}
-        if unknown := config.keys() - {f.name for f in fields(cls)}:
+        if unknown := config.keys() - {f.name for f in fields(cls) if f.name != "home"}:
             raise InvalidSetting(f"config.toml: unknown key {min(unknown)!r}")
         for f in fields(cls):
             parse, names = f.metadata["parse"], (f"A3S_POWER_{f.name.upper()}", *f.metadata["names"])

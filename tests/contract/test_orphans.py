@@ -6,7 +6,9 @@ import sys
 import psutil
 import pytest
 
-from tests.support.engines import family_of, wait_until_gone
+from a3s_power.runner.base import LoadSpec
+from a3s_power.runner.llamacpp import remove_abandoned
+from tests.support.engines import fake_engine, family_of, wait_until_gone
 
 
 @pytest.mark.parametrize(("kind", "state"), [("real", "loading"), ("real", "loaded"), ("fake", "loaded")])
@@ -17,8 +19,16 @@ def test_a_runner_dies_with_its_owner(kind, state, smollm2_gguf, short_tmp):
         assert all(process.is_running() for process in family)
         owner.kill()
     assert wait_until_gone(family) == []
-    if state == "loaded":
-        assert list(short_tmp.iterdir()) == []
+    if state == "loading":  # it dies with the kernel's signal, and the next server tidies up
+        remove_abandoned(short_tmp)
+    assert list(short_tmp.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_what_a_living_server_uses_is_not_abandoned(short_tmp):
+    async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
+        remove_abandoned(short_tmp)
+        assert await runner.tokenize("two words") == [0, 1]
 
 
 def test_an_engine_binary_dies_with_its_host(smollm2_gguf, short_tmp):

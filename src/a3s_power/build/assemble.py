@@ -38,7 +38,10 @@ _NUMBER_INFO = ("context_length", "embedding_length")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a model is made of. Empty texts keep those of the base; `files` None means that none were named."""
+    """What a model is made of. Empty texts keep those of the base; `files` None means that none were named.
+
+    Raises InvalidRequest for what is wrong before any file is looked at.
+    """
 
     name: ModelName
     base: ModelName | None = None
@@ -55,8 +58,7 @@ class Recipe:
     requires: str = ""
     info: Mapping[str, object] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Raise InvalidRequest for what is wrong before any file is looked at."""
+    def __post_init__(self) -> None:
         for path in self.files or {}:
             if not _is_relative(path):
                 raise InvalidRequest("file path must be relative")
@@ -78,7 +80,6 @@ def assemble(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> None:
     Raises what is wrong with the recipe (InvalidRequest and below, ModelNotFound, BlobNotFound) or with the disk
     (StoreFailed); the store then has no trace of the model but blobs that the next clean-up takes.
     """
-    recipe.check()
     with store.blobs.pin(recipe.digests):
         config, layers = _base(store, recipe, on_status)
         layers += _adapters(store, recipe)

@@ -58,7 +58,9 @@ def _talk(client: Client, wishes: Wishes, shown: ShowReply) -> None:
     if wishes.template:
         raise InvalidRequest("--template needs a prompt: a conversation is rendered by the model's own template")
     session = Session(client, wishes, shown, sys.stdout, sys.stderr)
-    terminal.talk(session, Settings.load().home / "history")
+    settings = Settings.load()
+    session.keeps_history = not settings.nohistory
+    terminal.talk(session, settings.home / "history")
 
 
 def _answer(client: Client, wishes: Wishes, shown: ShowReply, prompt: str) -> None:

@@ -26,8 +26,7 @@ _GREY = "fg:ansibrightblack"
 
 
 def talk(session: Session, history_path: Path) -> None:
-    """Hold a session until the user leaves. OLLAMA_NOHISTORY and `/set nohistory` keep its lines to itself."""
-    session.keeps_history = not _is_true(os.environ.get("OLLAMA_NOHISTORY", ""))
+    """Hold a session until the user leaves. Its lines are remembered while `session.keeps_history`."""
     history = FileHistory(history_path, session)
     prompt: PromptSession[str] = PromptSession(history=history, key_bindings=_keys(), multiline=True)
     session.start()
@@ -48,11 +47,6 @@ def talk(session: Session, history_path: Path) -> None:
             return
         else:
             wanted = session.handle(line)
-
-
-def _is_true(text: str) -> bool:
-    """As Ollama reads a boolean from the environment: any word that is not a no."""
-    return text.strip().strip("\"'") not in {"", "0", "f", "F", "false", "FALSE", "False"}
 
 
 class FileHistory(History):

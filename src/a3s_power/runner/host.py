@@ -42,7 +42,7 @@ def run_library(params: dict[str, Any], socket: Path) -> None:
     for path, value in params.items():
         _assign(common, path, value)
     try:
-        server = xllamacpp.Server(common)  # returns when the model is loaded; holds the GIL until then
+        _server = xllamacpp.Server(common)  # returns when the model is loaded; holds the GIL until then
     except RuntimeError as exc:
         sys.exit(str(exc))  # the reason stands above, in the engine's own words
     if sys.platform == "linux":
@@ -50,7 +50,6 @@ def run_library(params: dict[str, Any], socket: Path) -> None:
     _wait_for_end_of_stdin()
     _remove(socket)
     os._exit(0)  # the engine's destructors would wait for open requests
-    del server
 
 
 def _assign(common: object, path: str, value: object) -> None:

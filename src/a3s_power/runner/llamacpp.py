@@ -1,11 +1,12 @@
 """The llama.cpp engine: runners as processes, `runner.base`'s contract as calls to llama-server's API."""
 
 import ctypes
-import itertools
+import fcntl
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +25,9 @@ from a3s_power.runner.launch import binary_argv, engine_environment, library_par
 from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
+_PREFIX, _LOCK = "a3s-", "lock"
 _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
 POLL_S = 0.02
-POLLS_PER_LOOK = 8
-"""How seldom the memory of a loading engine is looked at: it takes a walk over all processes."""
 HEALTH_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 60.0
 """For calls that need no generation; a slot that is deep in a long batch can delay them."""
@@ -76,10 +76,11 @@ class LlamaCppEngine:
         # A user's runtime folder goes when their last session ends, and a server may outlive that.
         where = self.runtime_dir if self.runtime_dir.is_dir() else _TEMP
         try:
-            folder = TemporaryDirectory(prefix="a3s-", dir=where, ignore_cleanup_errors=True)
+            folder = TemporaryDirectory(prefix=_PREFIX, dir=where, ignore_cleanup_errors=True)
         except OSError as exc:
             raise LoadFailed(f"no folder for the engine's socket: {exc}", LoadFailure.OTHER) from exc
-        with folder as name:
+        with folder as name, Path(name, _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as long as we live: see `remove_abandoned`
             yield name
 
     def _argv(self, spec: LoadSpec, socket: str) -> list[str]:
@@ -94,14 +95,14 @@ class LlamaCppEngine:
 
     async def _ready(self, process: Process, socket: str, log: Path, on_progress: Callable[[int], None]) -> None:
         """Wait until the engine answers. The deadline moves as long as the process still grows."""
-        resident, turns = 0, itertools.count()
+        resident = 0
         with anyio.move_on_after(self.load_timeout_s) as scope:
             while True:
                 if process.returncode is not None:
                     raise failures.load_failed(last_words(log), process.returncode)
                 if await _is_healthy(socket):
                     return
-                if next(turns) % POLLS_PER_LOOK == 0 and (held := memory_of(process.pid).resident) > resident:
+                if (held := memory_of(process.pid).resident) > resident:
                     resident = held
                     scope.deadline = anyio.current_time() + self.load_timeout_s
                     on_progress(resident)
@@ -198,6 +199,17 @@ class LlamaCppRunner:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
         return failures.runner_failed(last_words(self._log), self._process.returncode)
+
+
+def remove_abandoned(runtime_dir: Path) -> None:
+    """Delete folders of runners whose server was killed while they loaded; a living one holds a lock in its own.
+
+    Once it is loaded, a runner that loses its server removes its folder itself; while it loads it cannot.
+    """
+    for lock_path in runtime_dir.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock_path.open("rb") as lock:  # somebody else's, in a folder that all share
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock_path.parent, ignore_errors=True)
 
 
 def runtime_folder(environ: Mapping[str, str]) -> Path:

@@ -91,7 +91,7 @@ class Loaded(Generic[M]):
     size: int
     """Bytes: measured, or the estimate while it loads."""
     size_vram: int
-    """Bytes of them on GPUs: none, since the engines that come with us compute on the CPU."""
+    """Bytes of them on GPUs. Not measured yet: 0, which is true of engines that compute on the CPU."""
     is_loading: bool
     remaining_s: float
     """Until it goes if nobody else comes."""

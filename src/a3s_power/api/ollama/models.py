@@ -72,7 +72,6 @@ class ModelsAPI:
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         recipe, is_stream = _recipe(await fields.read(request, wire.CreateRequest))
-        recipe.check()
         if is_stream:
             return EventStream(partial(self._statuses, recipe), native, NDJSON)
         return WholeReply(partial(self._create, recipe), native, "application/json")
