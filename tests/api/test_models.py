@@ -266,7 +266,7 @@ def test_a_folder_that_ollama_made_is_served_as_it_is(tmp_path, smollm2_gguf):
         },
         "layers": [
             {"mediaType": kind + "model", "digest": f"sha256:{GGUF_SHA256}", "size": smollm2_gguf.stat().st_size},
-            {"mediaType": kind + "params", **blob(b'{"num_predict":2}\n')},
+            {"mediaType": kind + "params", **blob(b'{"num_predict":2,"temperature":0}\n')},
             {"mediaType": kind + "system", **blob(b"You are a dog.")},
         ],
     }
