@@ -1,0 +1,153 @@
+"""Structured output: a JSON schema as the grammar of the answers that satisfy it.
+
+Every answer that the grammar allows satisfies the schema; what a grammar cannot keep is refused, never dropped.
+Narrower than the standard on purpose, since it is what people mean and what models do well: members come in the
+order of `properties`; where there are properties, others need `additionalProperties`; a tuple has all its items
+unless `minItems` says otherwise; `oneOf` is read as `anyOf`.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from a3s_power.grammar.automaton import Until, write
+from a3s_power.grammar.gbnf import Grammar, ThinkingFrame, any_of, literal, unfit
+from a3s_power.grammar.schemaread import check_size, follow, read_shape, schemas_in
+from a3s_power.grammar.shapes import Schemas, Shape, Subschema, meet
+from a3s_power.grammar.values import Values
+
+
+def answer_grammar(output_format: str | Mapping[str, object], thinking: ThinkingFrame | None = None) -> str:
+    """The GBNF of answers in a format: "json" for any JSON object, or a JSON schema.
+
+    With `thinking`, free text up to the closing tag may stand before the answer. Raises InvalidRequest, with what
+    and where, for a schema that is malformed, too large, or cannot be expressed.
+    """
+    grammar = Grammar()
+    if isinstance(output_format, str):
+        if output_format != "json":
+            raise unfit(f'{output_format[:80]!r}; expected "json" or a valid JSON Schema object')
+        answer = "object"
+    else:
+        schema = dict(output_format)
+        check_size(schema)
+        answer = _Compiler(grammar, schema).compile()
+    return grammar.text(_framed(grammar, answer, thinking))
+
+
+def _framed(grammar: Grammar, answer: str, thinking: ThinkingFrame | None) -> str:
+    if thinking is None:
+        return f"ws {answer}"
+    gap = grammar.define(r"[ \t\r\n]{0,4}", "gap")
+    thought = write(grammar, Until(thinking.closing), f"{gap} {answer}")
+    if thinking.is_inside:
+        return str(thought)
+    unthought = f"{literal(thinking.answer)} ws {answer}" if thinking.answer else answer
+    return f"ws ( {literal(thinking.opening)} {thought} | {unthought} )"
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """One way through the alternatives of a value: its shapes, alternatives to choose from, schemas to read."""
+
+    shapes: tuple[Shape, ...]
+    unions: tuple[Schemas, ...]
+    pending: Schemas
+
+
+class _Compiler:
+    """Makes a rule for every value of a schema. Values inside others wait in a queue, so nothing here recurses."""
+
+    def __init__(self, grammar: Grammar, root: Mapping[str, object]) -> None:
+        self._grammar = grammar
+        self._root = root
+        self._values = Values(grammar, self._rule)
+        self._names: dict[frozenset[int], str] = {}
+        self._shapes_read: dict[int, Shape] = {}
+        self._queue: deque[tuple[str, Schemas]] = deque()
+
+    def compile(self) -> str:
+        """The name of the root schema's rule."""
+        answer = self._rule((Subschema(self._root, "$"),))
+        while self._queue:
+            name, schemas = self._queue.popleft()
+            self._grammar.fill(name, self._body(schemas))
+        return answer
+
+    def _rule(self, schemas: Schemas) -> str:
+        """The name of the rule for a value under all of these schemas."""
+        asking = [schema for schema in schemas if schema.node is not True and schema.node != {}]
+        if not asking:
+            return "value"
+        key = frozenset(id(schema.node) for schema in asking)
+        if key not in self._names:
+            name = self._names[key] = self._grammar.reserve("v")
+            self._queue.append((name, tuple(asking)))
+        return self._names[key]
+
+    def _body(self, schemas: Schemas) -> str:
+        bodies = [body for shape in self._shapes(schemas) for body in self._values.bodies(shape)]
+        if not bodies:
+            raise unfit(f"no value can satisfy the schema at {schemas[0].where}")
+        return any_of(bodies)
+
+    def _shapes(self, schemas: Schemas) -> Iterator[Shape]:
+        """The alternatives for a value, however deep they lie in `anyOf`, `allOf` and references."""
+        branches = [_Branch((), (), schemas)]
+        while branches:
+            branch = self._resolved(branches.pop())
+            if branch is None:
+                continue
+            if branch.unions:
+                union, *others = branch.unions
+                branches += [_Branch(branch.shapes, tuple(others), (way,)) for way in reversed(union)]
+                continue
+            self._grammar.spend(len(branch.shapes) * sum(len(shape.properties) for shape in branch.shapes))
+            if (shape := meet(branch.shapes, schemas[0].where)) is not None:
+                yield shape
+        if len(schemas) == 1 and schemas[0].node is not False and schemas[0].node.get("nullable") is True:
+            yield Shape(where=schemas[0].where, types=("null",))
+
+    def _resolved(self, branch: _Branch) -> _Branch | None:
+        """The branch with nothing pending; None if one of its schemas is `false`."""
+        shapes, unions = list(branch.shapes), list(branch.unions)
+        pending: list[Subschema | Shape] = list(reversed(branch.pending))
+        while pending:
+            match pending.pop():
+                case Shape() as shape:
+                    shapes.append(shape)
+                case Subschema(False):
+                    return None
+                case Subschema(True):
+                    pass
+                case schema:
+                    self._check(schema)
+                    # What it refers to comes first: members then stand in the order in which they are inherited.
+                    pending.append(self._shape(schema))
+                    pending += reversed(self._inherited(schema))
+                    unions += (
+                        schemas_in(schema, word, same_value=True)
+                        for word in ("anyOf", "oneOf")
+                        if word in schema.node
+                    )
+        return _Branch(tuple(shapes), tuple(unions), ())
+
+    def _shape(self, schema: Subschema) -> Shape:
+        """Read once, however many references lead to it."""
+        key = id(schema.node)
+        if key not in self._shapes_read:
+            self._shapes_read[key] = read_shape(schema)
+        return self._shapes_read[key]
+
+    def _inherited(self, schema: Subschema) -> Schemas:
+        referred = (follow(self._root, schema),) if "$ref" in schema.node else ()
+        return (*referred, *(schemas_in(schema, "allOf", same_value=True) if "allOf" in schema.node else ()))
+
+    def _check(self, schema: Subschema) -> None:
+        if not isinstance(schema.node, dict):
+            raise unfit(f"the schema at {schema.where} must be an object or a boolean")
+        if id(schema.node) in schema.trail:
+            raise unfit(f"the schema at {schema.where} refers to itself with nothing in between")
+        self._grammar.spend(
+            8 + sum(len(value) for value in schema.node.values() if isinstance(value, dict | list))
+        )
