@@ -8,6 +8,7 @@ import pytest
 
 from demo import smollm2
 from demo.server import running_server
+from tests.support import minilm
 from tests.support.api import API, tiny_gguf
 from tests.support.engines import FAKE_BINARY
 
@@ -21,6 +22,12 @@ def anyio_backend():
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct, fetched once into a cache outside the tree."""
     return smollm2.model_path()
+
+
+@pytest.fixture(scope="session")
+def minilm_gguf() -> Path:
+    """all-MiniLM-L6-v2, an embedding model, made once into the same cache."""
+    return minilm.model_path()
 
 
 @pytest.fixture

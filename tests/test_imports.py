@@ -30,13 +30,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ggml_types": (),
     "gguf": (*VOCABULARY, "ggml_types"),
     "store": (*VOCABULARY, "gguf"),
-    "prompt": (*VOCABULARY, "gguf"),                           # no I/O
+    "grammar": VOCABULARY,                                     # no I/O
+    "prompt": (*VOCABULARY, "gguf", "grammar"),                # no I/O
     "build": (*VOCABULARY, "gguf", "prompt", "store"),
     "runner.base": VOCABULARY,                                 # the contract
     "runner": (*VOCABULARY, "devices", "runner.base"),         # those who keep it
     "runner.host": (),                                         # the child's main: starts with each model
     "scheduler": (*VOCABULARY, "gguf", "devices", "runner.base"),  # knows no engine
-    "service": (*VOCABULARY, "gguf", "devices", "store", "prompt", "build", "runner.base", "scheduler"),
+    "service": (*VOCABULARY, "gguf", "devices", "store", "grammar", "prompt", "build", "runner.base", "scheduler"),
     "api": ("", *VOCABULARY, "wire", "service"),
     # A model's header, what is loaded, what is to be built: values that services take and give.
     "api.ollama": (*VOCABULARY, "wire", "service", "gguf", "scheduler", "build"),

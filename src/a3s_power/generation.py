@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from a3s_power.messages import Message, ToolCall
+from a3s_power.names import ModelName
 
 JSON = Mapping[str, object]
 
@@ -103,11 +104,13 @@ class PromptInput:
 class GenerationRequest:
     """What a client wants, in no API's own words.
 
-    `model` is the client's spelling; `options` are JSON values, checked when merged with the model's;
-    `keep_alive_s` None keeps what the runner has; `think` None leaves it to the model; `output_format` is
-    None, "json" or a JSON schema; `top_logprobs` None asks for no logprobs at all.
+    `name` is the model that is meant, `model` the client's spelling of it; `options` are JSON values, checked when
+    merged with the model's; `keep_alive_s` None keeps what the runner has; `think` None leaves it to the model;
+    `output_format` is None, "json" or a JSON schema; `top_logprobs` None asks for no logprobs at all;
+    `may_truncate` lets a conversation that is too long lose its oldest messages.
     """
 
+    name: ModelName
     model: str
     input: ChatInput | PromptInput
     options: JSON = field(default_factory=dict)
@@ -115,3 +118,4 @@ class GenerationRequest:
     think: bool | str | None = None
     keep_alive_s: float | None = None
     top_logprobs: int | None = None
+    may_truncate: bool = False

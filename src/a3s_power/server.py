@@ -23,6 +23,7 @@ from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Limits, Machine
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.chat import ChatService
+from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
 from a3s_power.service.loading import LoadDefaults, Loader
 from a3s_power.settings import Endpoint, Settings
@@ -77,11 +78,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         ),
     )
     access = Access(settings.origins, guards_host=is_loopback(settings.endpoint.host))
-    app = Application(ChatService(cards, loader), Library(store, cards, loader), access)
+    app = Application(
+        ChatService(cards, loader), EmbedService(cards, loader), Library(store, cards, loader), access
+    )
     config = uvicorn.Config(
         app,
         log_config=None,
         lifespan="off",
+        ws="none",
         access_log=False,
         proxy_headers=False,
         server_header=False,

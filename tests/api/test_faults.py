@@ -117,7 +117,7 @@ def test_a_runner_that_dies_fails_its_request_and_the_next_one_gets_another(scri
 def test_a_runner_that_is_killed_is_noticed_by_all_it_served(scripted):
     api = scripted()
     streams = [api.stream("/api/generate", ENDLESS) for _ in range(3)]
-    assert all(next(stream)["response"] == " tick" for stream in streams)
+    assert all(next(stream)["response"].startswith(" tick") for stream in streams)
     os.killpg(runner_pid(api), signal.SIGKILL)
     for stream in streams:
         assert "unexpectedly stopped" in list(stream)[-1]["error"]

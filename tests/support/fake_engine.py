@@ -13,16 +13,22 @@ What it answers is told by the prompt (the last message of a chat):
     refuse:418    HTTP status 418 before any token      break:N     N tokens, then an error in the stream
     long:N        refused: N tokens do not fit
     raw:<json>    these server-sent events, a JSON list of objects, as they are
+Texts to be embedded give (characters or tokens, 3, 4), but for
+    forever       no answer                             die         SIGKILL to itself
+    refuse:418    HTTP status 418 for all of them       nan         a vector of no numbers
 Run it with `--host /path/to.sock`; all other arguments are ignored, `--parallel` bounds nothing.
 """
 
 import asyncio
+import base64
 import json
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 
 SWITCHES = json.loads(os.environ.get("LLAMA_ARG_FAKE", "{}"))
 
@@ -52,14 +58,19 @@ def tokens_of(prompt: str) -> Iterator[str]:
     elif verb in {"chunks", "die", "break", "paced"}:
         yield from (f" tok{i}" for i in range(int(rest.partition(":")[0])))
     elif verb == "forever":
-        while True:
-            yield " tick"
+        for n in count():
+            yield f" tick{n}"
     else:
         yield prompt
 
 
 def timings(count: int) -> dict:
     return {"cache_n": 2, "prompt_n": 5, "prompt_ms": 1.5, "predicted_n": count, "predicted_ms": 2.5}
+
+
+def vector(item: str | list[int]) -> str:
+    first = float("nan") if item == "nan" else len(item)
+    return base64.b64encode(struct.pack("<3f", first, 3, 4)).decode()
 
 
 class Engine:
@@ -80,7 +91,10 @@ class Engine:
             path = head.split(" ")[1]
             lengths = [line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
             body = json.loads(await reader.readexactly(int(lengths[0]))) if lengths else {}
-            await self.answer(path, body, writer)
+            if path == "/v1/embeddings":
+                await self.embed(body["input"], reader, writer)
+            else:
+                await self.answer(path, body, writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -102,6 +116,21 @@ class Engine:
             is_chat = "messages" in body
             prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
             await self.generate(prompt, body, is_chat, writer)
+
+    async def embed(
+        self, inputs: list[str | list[int]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        for verb, _, rest in (item.partition(":") for item in inputs if isinstance(item, str)):
+            if verb == "refuse":
+                return writer.write(reply(int(rest), error(int(rest), "refused as told")))
+            if verb == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if verb == "forever":
+                self.open_streams += 1
+                await reader.read()  # until the other side hangs up
+                self.open_streams -= 1
+        data = [{"index": index, "embedding": vector(item)} for index, item in enumerate(inputs)]
+        return writer.write(reply(200, {"data": data, "usage": {"prompt_tokens": 5 * len(inputs)}}))
 
     async def generate(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
         verb, _, rest = prompt.partition(":")

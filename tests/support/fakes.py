@@ -9,7 +9,7 @@ import anyio
 
 from a3s_power.devices import ProcessMemory
 from a3s_power.names import ModelName
-from a3s_power.runner.base import ChatPrompt, EventStream, LoadSpec, Sampling
+from a3s_power.runner.base import ChatPrompt, Embeddings, EventStream, LoadSpec, Sampling
 from a3s_power.scheduler.slots import Machine
 from a3s_power.units import GB
 
@@ -50,6 +50,9 @@ class FakeRunner:
         raise NotImplementedError
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
+        raise NotImplementedError
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> Embeddings:
         raise NotImplementedError
 
 

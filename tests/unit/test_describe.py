@@ -13,6 +13,7 @@ from a3s_power.gguf import GGUF
 from a3s_power.messages import Message
 from a3s_power.modelfile import Command, parse, parse_parameters
 from a3s_power.names import ModelName
+from a3s_power.prompt.reading import Markup
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.scheduler.memory import Footprint
 from a3s_power.service.cards import ModelCard
@@ -31,7 +32,9 @@ def card(*, config=None, gguf=None, **model):
     }  # fmt: skip
     of_file = GGUF(3, {"general.architecture": "llama", **(gguf or {})}, (), 0, 0)
     template = GoTemplate.parse(model["template"]) if "template" in model else None
-    return ModelCard(Model(**{**fields, **model}), of_file, template, ("completion",), Footprint.of(of_file))
+    return ModelCard(
+        Model(**{**fields, **model}), of_file, (), template, Markup(), ("completion",), Footprint.of(of_file)
+    )
 
 
 # ---- numbers ----

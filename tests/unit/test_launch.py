@@ -6,7 +6,7 @@ import pytest
 import xllamacpp
 
 from a3s_power.devices import physical_cores
-from a3s_power.runner.base import LoadSpec
+from a3s_power.runner.base import LoadSpec, Pooling
 from a3s_power.runner.host import _assign
 from a3s_power.runner.launch import BINARY, LIBRARY, binary_argv, engine_environment, library_params
 from a3s_power.runner.process import child_environment
@@ -14,7 +14,7 @@ from a3s_power.runner.process import child_environment
 PLAIN = LoadSpec("/m")
 RICH = LoadSpec(
     "/rich", ("/p",), ("/a", "/b"), num_ctx=1024, slots=3, num_batch=64, num_gpu=7, main_gpu=1, use_mmap=False,
-    num_thread=5, kv_cache_type="q8_0", flash_attention=True, embedding=True,
+    num_thread=5, kv_cache_type="q8_0", flash_attention=True, pooling=Pooling.LAST,
 )  # fmt: skip
 NO_MATTER = {"is_ctx_automatic"}  # to the engine: it says who chose, not what
 FIELDS = {field.name for field in dataclasses.fields(LoadSpec)} - NO_MATTER
@@ -42,6 +42,8 @@ def test_each_field_reaches_the_engine_by_its_own_row(name):
         ({"use_mmap": False}, {"load_mode": "LLAMA_LOAD_MODE_NONE"}),
         ({"flash_attention": False}, {"flash_attn_type": "LLAMA_FLASH_ATTN_TYPE_DISABLED"}),
         ({"kv_cache_type": "q8_0"}, {"cache_type_k": "GGML_TYPE_Q8_0", "cache_type_v": "GGML_TYPE_Q8_0"}),
+        ({"pooling": Pooling.FILE}, {"embedding": True}),
+        ({"pooling": Pooling.LAST}, {"embedding": True, "pooling_type": "LLAMA_POOLING_TYPE_LAST"}),
         ({"num_thread": 3}, {"cpuparams.n_threads": 3, "cpuparams_batch.n_threads": 3}),
         ({}, {"cpuparams.n_threads": physical_cores(), "cache_ram_mib": 0, "offline": True, "ui": False}),
     ],
@@ -51,9 +53,17 @@ def test_a_spec_becomes_parameters_of_the_library(changes, expected):
     assert expected.items() <= params.items()
 
 
-@pytest.mark.parametrize("absent", ["main_gpu", "split_mode", "load_mode", "mmproj.path", "lora_adapters"])
+@pytest.mark.parametrize(
+    "absent", ["main_gpu", "split_mode", "load_mode", "mmproj.path", "lora_adapters", "embedding", "pooling_type"]
+)
 def test_what_nobody_asked_for_is_left_to_the_engine(absent):
     assert absent not in library_params(PLAIN)
+
+
+def test_a_file_s_own_pooling_is_left_to_the_engine():
+    spec = dataclasses.replace(PLAIN, pooling=Pooling.FILE)
+    assert "pooling_type" not in library_params(spec)
+    assert BINARY["pooling"](spec) == ["--embedding"]
 
 
 @pytest.mark.parametrize("spec", [PLAIN, RICH], ids=["plain", "rich"])
@@ -82,7 +92,7 @@ def test_a_spec_becomes_arguments_of_the_binary():
         "--ctx-size", "3072", "--no-kv-unified", "--parallel", "3", "--threads-http", "7",
         "--batch-size", "64", "--ubatch-size", "64", "--n-gpu-layers", "7", "--main-gpu", "1", "--split-mode", "none",
         "--no-mmap", "--threads", "5", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--flash-attn", "on",
-        "--embedding",
+        "--embedding", "--pooling", "last",
     ]  # fmt: skip
 
 

@@ -128,7 +128,16 @@ CHATS = {
     "several calls, interleaved": (
         sse(call_delta(1, call_id="c1", name="two", arguments="{"), call_delta(0, call_id="c0", name="one", arguments="{"),
             call_delta(1, arguments='"x":2}'), call_delta(0, arguments="}"), delta("tool_calls"), USAGE, DONE),
-        [ToolCalls((ToolCall("one", {}, "c0", 0), ToolCall("two", {"x": 2}, "c1", 1))), Done(STOP, *MEASURED)],
+        [ToolCalls((ToolCall("one", {}, "c0", 0),)), ToolCalls((ToolCall("two", {"x": 2}, "c1", 1),)), Done(STOP, *MEASURED)],
+    ),
+    "a call that is told before the next one is": (
+        sse(call_delta(0, name="f", arguments="{}"), call_delta(1, name="g"), delta(content="b"), USAGE),
+        [ToolCalls((ToolCall("f", {}, "", 0),)), Text("b"), ToolCalls((ToolCall("g", {}, "", 1),)), Done(STOP, *MEASURED)],
+    ),
+    "a call that its parser cannot follow": (
+        sse({"choices": [], "prompt_progress": {"total": 9}}, delta(content="a"),
+            {"error": {"code": 500, "message": "The model produced output that does not match the expected peg-native format"}}),
+        [Text("a"), Done(STOP, Usage(9, 1))],
     ),
     "text before a call without arguments": (
         sse(delta(content="let me see"), call_delta(0, call_id="c", name="now"), USAGE),
@@ -136,11 +145,12 @@ CHATS = {
     ),
     "arguments that are no object": (
         sse(call_delta(0, name="f", arguments="[1]"), USAGE),
-        [RunnerFailed('llama-server returned invalid tool call arguments for "f": ')],
+        [Done(STOP, *MEASURED)],
     ),
     "arguments that are cut off": (
-        sse(delta(content="a"), call_delta(0, name="f", arguments='{"a":'), delta("length"), USAGE),
-        [Text("a"), RunnerFailed('llama-server returned invalid tool call arguments for "f": ')],
+        sse(delta(content="a"), call_delta(0, name="f", arguments='{}'), call_delta(1, name="f", arguments='{"a":'),
+            delta("length"), USAGE),
+        [Text("a"), ToolCalls((ToolCall("f", {}, "", 0),)), Done(LENGTH, *MEASURED)],
     ),
     "an end without a last word": (sse(delta(content="a"), delta("stop")), [Text("a"), NO_LAST_WORD]),
     "a last word without usage": (sse(delta(content="a"), delta("stop"), DONE), [Text("a"), NO_LAST_WORD]),
@@ -318,20 +328,13 @@ def test_both_bodies_stream_and_reuse_the_cache():
     assert chat()["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-@pytest.mark.parametrize(
-    ("output_format", "schema"),
-    [
-        ("json", {"type": "object"}),
-        ({"type": "array", "items": {}}, {"type": "array", "items": {}}),
-        ({}, {}),
-    ],
-)
-def test_a_format_is_a_schema_for_the_engine(output_format, schema):
-    assert completion(output_format=output_format)["json_schema"] == schema
-    assert chat(output_format=output_format)["response_format"] == {
-        "type": "json_schema",
-        "json_schema": {"name": "schema", "schema": schema},
-    }
+@pytest.mark.parametrize("body", [completion, chat])
+def test_a_grammar_binds_the_reply(body):
+    assert body(grammar='root ::= "a"')["grammar"] == 'root ::= "a"'
+
+
+def test_special_tokens_are_written_out_where_they_are_wanted():
+    assert completion(preserved_tokens=("<think>",))["preserved_tokens"] == ["<think>"]
 
 
 @pytest.mark.parametrize(("top_logprobs", "asked"), [(0, 1), (1, 1), (20, 20)])
@@ -341,7 +344,7 @@ def test_logprobs_are_asked_for(top_logprobs, asked):
 
 
 @pytest.mark.parametrize(
-    "absent", ["json_schema", "response_format", "n_probs", "logprobs", "tools", "chat_template_kwargs"]
+    "absent", ["grammar", "n_probs", "logprobs", "tools", "return_progress", "chat_template_kwargs"]
 )
 def test_what_nobody_asked_for_is_not_sent(absent):
     assert absent not in completion()
@@ -373,6 +376,7 @@ def test_tools_go_out_as_they_came_in():
          {"role": "assistant", "content": "a", "tool_calls": [
              {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"z":1,"a":"é"}'}},
              {"id": "", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}),
+        (Message("assistant", "a", thinking="hm"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}),
         (Message("tool", "3 C", tool_name="f", tool_call_id="c1"),
          {"role": "tool", "content": "3 C", "tool_call_id": "c1", "name": "f"}),
         (Message("tool", "3 C", tool_call_id="c1"), {"role": "tool", "content": "3 C", "tool_call_id": "c1"}),
@@ -391,10 +395,9 @@ def test_a_message_is_written_in_the_engines_way(message, fields):
 
 
 def test_calls_that_came_in_go_out_again():
-    (calls, _) = told(chat_events, CHATS["several calls, interleaved"][0])
-    sent = template_fields(ChatPrompt((Message("assistant", tool_calls=calls.calls),)))["messages"][0][
-        "tool_calls"
-    ]
+    *events, _ = told(chat_events, CHATS["several calls, interleaved"][0])
+    calls = tuple(call for event in events for call in event.calls)
+    sent = template_fields(ChatPrompt((Message("assistant", tool_calls=calls),)))["messages"][0]["tool_calls"]
     assert [(call["id"], call["function"]) for call in sent] == [
         ("c0", {"name": "one", "arguments": "{}"}),
         ("c1", {"name": "two", "arguments": '{"x":2}'}),

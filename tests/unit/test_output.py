@@ -266,7 +266,7 @@ def test_a_terminal_gets_colours_and_wrapping_and_a_pipe_plain_text():
 
 def test_tool_calls_are_told():
     out = io.StringIO()
-    calls = [ToolCallReply(ToolCallFunctionReply(index=0, name="f", arguments={"a": 1}))]
+    calls = [ToolCallReply(function=ToolCallFunctionReply(index=0, name="f", arguments={"a": 1}))]
     ReplyPrinter(out).tool_calls(calls)
     assert out.getvalue() == "  Model called a non-existent function 'f()' with arguments: {\"a\":1}"
 

@@ -4,20 +4,26 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import anyio
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from a3s_power.api.access import Access
 from a3s_power.api.errors import Dialect, as_app_error, native
+from a3s_power.api.ollama import cloud
+from a3s_power.api.ollama.embedding import EmbeddingAPI
 from a3s_power.api.ollama.generation import GenerationAPI
 from a3s_power.api.ollama.models import ModelsAPI
+from a3s_power.api.openapi import openapi
 from a3s_power.api.ops import OpsAPI
+from a3s_power.api.reference import docs
 from a3s_power.service.chat import ChatService
+from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
 
 log = logging.getLogger(__name__)
@@ -33,9 +39,9 @@ LEFT = 499
 class Application:
     """All that is served over HTTP: routes behind a guard, a log line each, and an end to all requests at once."""
 
-    def __init__(self, chat: ChatService, library: Library, access: Access) -> None:
+    def __init__(self, chat: ChatService, embed: EmbedService, library: Library, access: Access) -> None:
         self._access = access
-        self._router = Router(_routes(chat, library), default=_plain(404, "404 page not found"))
+        self._router = Router(_resources(chat, embed, library))
         self._running: set[anyio.CancelScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +88,10 @@ class Resource:
         self._dialect = dialect
         self._handlers = handlers
 
+    def allows(self, method: str) -> bool:
+        """Whether there is a handler for it."""
+        return method in self._handlers
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         try:
@@ -103,23 +113,71 @@ class Resource:
             return self._dialect(as_app_error(exc)).response()
 
 
-def _routes(chat: ChatService, library: Library) -> list[Route]:
-    generation, models, ops = GenerationAPI(chat), ModelsAPI(library), OpsAPI(library)
+class Router:
+    """Paths → resources, as gin has it: a path is decoded, then matched whole and in its case.
+
+    A slash too many at the end redirects, but only where the method is at home: it leads to no 405. Where it leads
+    is always a path of ours, so that a redirect cannot send anyone to another host.
+    """
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self._resources = [(compile_path(path)[0], resource) for path, resource in resources.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        path, method = scope["path"], scope["method"]
+        if found := self._find(path):
+            resource, params = found
+            await resource({**scope, "path_params": params}, receive, send)
+        elif path.endswith("/") and (found := self._find(path[:-1])) and found[0].allows(method):
+            await _moved(path[:-1], scope)(scope, receive, send)
+        else:
+            await _plain(404, "404 page not found")(scope, receive, send)
+
+    def _find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
+        for pattern, resource in self._resources:
+            if match := pattern.fullmatch(path):  # not `match`: it would take `/api/tags%0A` too
+                return resource, match.groupdict()
+        return None
+
+
+def _resources(chat: ChatService, embed: EmbedService, library: Library) -> Mapping[str, Resource]:
+    """Every path, in the order in which they are tried."""
+    generation, embedding = GenerationAPI(chat), EmbeddingAPI(embed)
+    models, ops = ModelsAPI(library), OpsAPI(library)
     in_native_words: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
         "/health": {"GET": ops.health},
+        "/openapi.json": {"GET": openapi},
+        "/docs": {"GET": docs},
         "/api/version": {"GET": ops.version, "HEAD": ops.version},
+        "/api/status": {"GET": cloud.status},
         "/api/tags": {"GET": models.tags, "HEAD": models.tags},
         "/api/ps": {"GET": models.ps},
         "/api/show": {"POST": models.show},
         "/api/generate": {"POST": generation.generate},
         "/api/chat": {"POST": generation.chat},
+        "/api/embed": {"POST": embedding.embed},
+        "/api/embeddings": {"POST": embedding.embeddings},
         "/api/create": {"POST": models.create},
         "/api/copy": {"POST": models.copy},
         "/api/delete": {"DELETE": models.delete},
         "/api/blobs/{digest}": {"POST": models.receive_blob, "HEAD": models.has_blob},
+        "/api/me": {"POST": cloud.me},
+        "/api/signout": {"POST": cloud.signout},
+        "/api/user/keys/{encoded_key}": {"DELETE": cloud.signout},
+        "/api/experimental/web_search": {"POST": cloud.web_search},
+        "/api/experimental/web_fetch": {"POST": cloud.web_fetch},
+        "/api/experimental/model-recommendations": {"GET": cloud.recommendations},
     }
-    return [Route(path, Resource(native, handlers)) for path, handlers in in_native_words.items()]
+    return {path: Resource(native, handlers) for path, handlers in in_native_words.items()}
+
+
+def _moved(path: str, scope: Scope) -> Response:
+    """Permanently for GET; for all others in the way that keeps the method and the body."""
+    query = scope["query_string"].decode("latin-1")
+    location = quote(path, safe="/$&+,:;=@") + (f"?{query}" if query else "")  # what Go leaves as it is in a path
+    return Response(status_code=301 if scope["method"] == "GET" else 307, headers={"Location": location})
 
 
 def _plain(status: int, text: str, **headers: str) -> PlainTextResponse:

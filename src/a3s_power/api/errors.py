@@ -2,11 +2,20 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.responses import Response
 
-from a3s_power.errors import AppError, EngineRejected, InvalidRequest, NotFound, ServerBusy, StoreFailed
+from a3s_power.errors import (
+    AppError,
+    ContextExceeded,
+    EngineRejected,
+    InvalidRequest,
+    NotFound,
+    RunnerFailed,
+    ServerBusy,
+    StoreFailed,
+)
 from a3s_power.wire.gojson import encode
 from a3s_power.wire.ollama import ErrorReply
 
@@ -20,12 +29,20 @@ class Interrupted(AppError):
         super().__init__("the server is shutting down")
 
 
+class CloudDisabled(AppError):
+    """What was asked for is Ollama's cloud's to do. `unavailable` says what: `web search is unavailable`."""
+
+    def __init__(self, unavailable: str) -> None:
+        super().__init__(f"ollama cloud is disabled: {unavailable}")
+
+
 class InternalError(AppError):
     """A bug of ours met a request. The log has the story; the client gets none of it."""
 
 
 STATUS: Mapping[type[AppError], int] = {
     InvalidRequest: 400,
+    CloudDisabled: 403,
     NotFound: 404,
     ServerBusy: 503,
     Interrupted: 503,
@@ -41,10 +58,11 @@ class Failure:
     body: bytes
     in_stream: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json; charset=utf-8"
 
     def response(self) -> Response:
         """The whole reply."""
-        return Response(self.body, self.status, self.headers, "application/json; charset=utf-8")
+        return Response(self.body, self.status, self.headers, self.content_type)
 
 
 Dialect = Callable[[AppError], Failure]
@@ -62,6 +80,17 @@ def native(exc: AppError) -> Failure:
     body = encode(ErrorReply(str(exc)))
     headers = {"Retry-After": str(exc.retry_after_s)} if isinstance(exc, ServerBusy) else {}
     return Failure(status_of(exc), body, body + b"\n", headers)
+
+
+def native_work(exc: AppError) -> Failure:
+    """The native dialect for what goes wrong once a request was found to be in order: without the charset."""
+    return replace(native(exc), content_type="application/json")
+
+
+def native_stream(exc: AppError) -> Failure:
+    """The native dialect for a streamed generation: it is the engine that works."""
+    is_engines = isinstance(exc, EngineRejected | RunnerFailed | ContextExceeded)
+    return native_work(exc) if is_engines else native(exc)
 
 
 def as_app_error(exc: Exception) -> AppError:

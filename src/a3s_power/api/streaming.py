@@ -1,15 +1,24 @@
 """Responses that do their work while they are sent, and stop it when the client hangs up."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from a3s_power.api.errors import Dialect, Interrupted, as_app_error
 
-Chunks = AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream that has begun: its chunks, and headers that were not known before."""
+
+    chunks: AsyncIterator[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
 
 LAST_WORDS_TIMEOUT_S = 1.0
 
@@ -65,13 +74,15 @@ class Exchange:
 class EventStream(Response):
     """A stream of chunks. The first one sends the 200: an error before it has a status of its own.
 
-    `open_chunks` makes a context manager that is entered when the response is awaited and left however that ends.
+    `open_stream` makes a context manager that is entered when the response is awaited and left however that ends.
     """
 
-    def __init__(self, open_chunks: Callable[[], Chunks], dialect: Dialect, media_type: str) -> None:
+    def __init__(
+        self, open_stream: Callable[[], AbstractAsyncContextManager[Opened]], dialect: Dialect, media_type: str
+    ) -> None:
         super().__init__(media_type=media_type)
         del self.headers["content-length"]  # of the empty body; the length is unknown
-        self._open_chunks = open_chunks
+        self._open_stream = open_stream
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,12 +93,14 @@ class EventStream(Response):
     async def _send_all(self, exchange: Exchange) -> None:
         has_begun = False
         try:
-            async with self._open_chunks() as chunks:
-                async for chunk in chunks:
+            async with self._open_stream() as opened:
+                self.headers.update(opened.headers)
+                async for chunk in opened.chunks:
                     if not has_begun:
                         has_begun = True
                         await exchange.start(self)
                     await exchange.chunk(chunk)
+                    await anyio.lowlevel.checkpoint_if_cancelled()  # a sender that never waits is never cancelled
         except Exception as exc:
             failure = self._dialect(as_app_error(exc))
             if not has_begun:
@@ -104,8 +117,8 @@ class EventStream(Response):
 class WholeReply(Response):
     """A reply that is sent when its work is done, and whose work stops when the client hangs up."""
 
-    def __init__(self, work: Callable[[], Awaitable[bytes]], dialect: Dialect, media_type: str) -> None:
-        super().__init__(media_type=media_type)
+    def __init__(self, work: Callable[[], Awaitable[Response]], dialect: Dialect) -> None:
+        super().__init__()
         self._work = work
         self._dialect = dialect
 
@@ -116,7 +129,7 @@ class WholeReply(Response):
 
     async def _work_and_send(self, exchange: Exchange) -> None:
         try:
-            response = Response(await self._work(), media_type=self.media_type)
+            response = await self._work()
         except Exception as exc:
             response = self._dialect(as_app_error(exc)).response()
         except anyio.get_cancelled_exc_class():

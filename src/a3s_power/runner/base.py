@@ -12,6 +12,8 @@ Serve. `chat`, `complete` are async context managers over an iterator of events:
     then exactly one Done. Entering sends the request and returns when the engine has accepted it: a request the
     engine refuses raises ContextExceeded or EngineRejected there, before any event. Leaving early stops the
     generation. As many requests may be open at once as the spec has slots; more wait inside the engine.
+Embed. `embed` gives one vector for each input, in order; only on a spec with a `pooling`. All or nothing: one
+    input that the engine refuses fails them all, in the same words as above. Cancelling it stops the engine.
 Die. A runner that dies raises RunnerFailed, with the engine's last words, in every open request and in every
     later one; `wait_exit` returns. It is never restarted in place: the owner starts another.
 Stop. The engine is asked to end, then made to. It ends by itself when the process that started it does.
@@ -23,11 +25,21 @@ where a runner lives.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Protocol
 
 from a3s_power.generation import Event
 from a3s_power.messages import Message
 from a3s_power.options import SamplingOptions
+
+
+class Pooling(StrEnum):
+    """How the vectors of a text's tokens become one."""
+
+    FILE = "file"
+    """As the model's file says."""
+    LAST = "last"
+    """The last token's: a causal model's has seen all the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +62,21 @@ class LoadSpec:
     num_thread: int = 0
     kv_cache_type: str = "f16"
     flash_attention: bool | None = None
-    embedding: bool = False
+    pooling: Pooling | None = None
+    """None does not embed."""
 
     def serves(self, wanted: "LoadSpec") -> bool:
         """Whether a runner loaded like this does for `wanted`.
 
         Its context must be at least as large, unless both were chosen by us; a `num_gpu` of -1 wants none in
-        particular; all else must be the same.
+        particular; who wants no embedding does not mind one that embeds; all else must be the same.
         """
         is_ctx_enough = self.num_ctx >= wanted.num_ctx or (self.is_ctx_automatic and wanted.is_ctx_automatic)
         alike = replace(self, num_ctx=wanted.num_ctx, is_ctx_automatic=wanted.is_ctx_automatic)
         if wanted.num_gpu < 0:
             alike = replace(alike, num_gpu=wanted.num_gpu)
+        if wanted.pooling is None:
+            alike = replace(alike, pooling=None)
         return is_ctx_enough and alike == wanted
 
 
@@ -72,8 +87,11 @@ class Sampling:
     options: SamplingOptions = field(default_factory=SamplingOptions)
     max_tokens: int | None = None
     """None generates until the context window is full."""
-    output_format: str | Mapping[str, object] | None = None
+    grammar: str | None = None
+    """What the reply must match, in llama.cpp's GBNF, thoughts and all."""
     top_logprobs: int | None = None
+    preserved_tokens: tuple[str, ...] = ()
+    """Special tokens to be written out where `complete` would leave them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,14 @@ class ChatPrompt:
     messages: tuple[Message, ...]
     tools: Sequence[Mapping[str, object]] = ()
     think: bool | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What `embed` gives. A vector is little-endian float32, of the length the model gave it."""
+
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
 
 
 EventStream = AbstractAsyncContextManager[AsyncIterator[Event]]
@@ -109,6 +135,9 @@ class Runner(Protocol):
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> Embeddings:
+        """The vectors of texts, to which the model's special tokens are added, or of tokens as they are."""
 
     async def wait_exit(self) -> None:
         """Return when the engine process has ended, wanted or not."""

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from a3s_power.devices import physical_cores
-from a3s_power.runner.base import LoadSpec
+from a3s_power.runner.base import LoadSpec, Pooling
 
 SPIN_COUNT = 2000
 """Turns an idle OpenMP thread spins at a barrier before it sleeps.
@@ -21,6 +21,12 @@ VERBOSITY = 2
 """Warnings and errors: what the engine says lies in memory as long as it runs."""
 
 Params = dict[str, object]
+
+_POOLING_PARAMS: Mapping[Pooling, Params] = {
+    Pooling.FILE: {},
+    Pooling.LAST: {"pooling_type": "LLAMA_POOLING_TYPE_LAST"},
+}
+_POOLING_ARGV: Mapping[Pooling, list[str]] = {Pooling.FILE: [], Pooling.LAST: ["--pooling", "last"]}
 
 LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
     "model_path": lambda s: {"model.path": s.model_path},
@@ -41,7 +47,7 @@ LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
     "flash_attention": lambda s: {
         "flash_attn_type": f"LLAMA_FLASH_ATTN_TYPE_{_on_off_auto(s.flash_attention, 'ENABLED', 'DISABLED')}"
     },
-    "embedding": lambda s: {"embedding": s.embedding},
+    "pooling": lambda s: {} if s.pooling is None else {"embedding": True, **_POOLING_PARAMS[s.pooling]},
 }
 """LoadSpec field → parameters of the engine inside `runner.host`."""
 
@@ -59,7 +65,7 @@ BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
     "num_thread": lambda s: ["--threads", str(threads(s))],
     "kv_cache_type": lambda s: ["--cache-type-k", s.kv_cache_type, "--cache-type-v", s.kv_cache_type],
     "flash_attention": lambda s: ["--flash-attn", _on_off_auto(s.flash_attention, "on", "off").lower()],
-    "embedding": lambda s: ["--embedding"] if s.embedding else [],
+    "pooling": lambda s: [] if s.pooling is None else ["--embedding", *_POOLING_ARGV[s.pooling]],
 }
 """LoadSpec field → arguments of a `llama-server` binary."""
 

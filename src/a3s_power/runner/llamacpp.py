@@ -20,7 +20,7 @@ from a3s_power.devices import memory_of
 from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed
 from a3s_power.generation import Event
 from a3s_power.runner import failures, llamajson
-from a3s_power.runner.base import ChatPrompt, LoadSpec, Sampling
+from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
 from a3s_power.runner.launch import binary_argv, engine_environment, library_params
 from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
@@ -162,6 +162,11 @@ class LlamaCppRunner:
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """See `runner.base`."""
         return str(await self._call("/detokenize", {"tokens": tokens}, "content"))
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> Embeddings:
+        """See `runner.base`. Without a deadline: it takes as long as the model takes."""
+        async with self._stream("/v1/embeddings", llamajson.embedding_body(inputs)) as reply:
+            return llamajson.embeddings(await reply.read(), len(inputs))
 
     @asynccontextmanager
     async def _stream(self, path: str, body: bytes | None) -> AsyncIterator[Reply]:

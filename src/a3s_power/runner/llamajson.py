@@ -1,7 +1,8 @@
 """llama-server's JSON: requests as it wants them, its streams as our events, its errors as ours."""
 
 import base64
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +20,10 @@ from a3s_power.generation import (
     Usage,
 )
 from a3s_power.messages import Message, ToolCall
-from a3s_power.runner.base import ChatPrompt, Sampling
+from a3s_power.runner.base import ChatPrompt, Embeddings, Sampling
+from a3s_power.runner.llamacalls import CallCollector, ToolCallDelta
+
+log = logging.getLogger(__name__)
 
 # ---- out ----
 
@@ -39,8 +43,6 @@ _SAMPLING_NAMES = {
 }
 """SamplingOptions field → the engine's name; num_predict is decided before and comes as max_tokens."""
 
-JSON_OBJECT_SCHEMA = {"type": "object"}
-
 
 def _common(sampling: Sampling) -> dict[str, Any]:
     body: dict[str, Any] = {name: getattr(sampling.options, ours) for ours, name in _SAMPLING_NAMES.items()}
@@ -48,20 +50,14 @@ def _common(sampling: Sampling) -> dict[str, Any]:
     body["n_predict"] = -1 if sampling.max_tokens is None else sampling.max_tokens
     body["stream"] = True
     body["cache_prompt"] = True
+    if sampling.grammar is not None:
+        body["grammar"] = sampling.grammar
     return body
-
-
-def _schema(sampling: Sampling) -> Mapping[str, object] | None:
-    if isinstance(sampling.output_format, str):
-        return JSON_OBJECT_SCHEMA
-    return sampling.output_format
 
 
 def completion_body(prompt: str, sampling: Sampling) -> bytes:
     """For POST /completion."""
-    body = _common(sampling) | {"prompt": prompt}
-    if (schema := _schema(sampling)) is not None:
-        body["json_schema"] = schema
+    body = _common(sampling) | {"prompt": prompt, "preserved_tokens": sampling.preserved_tokens}
     if sampling.top_logprobs is not None:
         body["n_probs"] = max(1, sampling.top_logprobs)
     return msgspec.json.encode(body)
@@ -70,8 +66,8 @@ def completion_body(prompt: str, sampling: Sampling) -> bytes:
 def chat_body(prompt: ChatPrompt, sampling: Sampling) -> bytes:
     """For POST /v1/chat/completions."""
     body = _common(sampling) | template_fields(prompt) | {"stream_options": {"include_usage": True}}
-    if (schema := _schema(sampling)) is not None:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "schema", "schema": schema}}
+    if prompt.tools:
+        body["return_progress"] = True  # tells the prompt's length, should the reply end without figures
     if sampling.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": max(1, sampling.top_logprobs)}
     return msgspec.json.encode(body)
@@ -90,11 +86,18 @@ def template_fields(prompt: ChatPrompt) -> dict[str, Any]:
     return fields
 
 
+def embedding_body(inputs: Sequence[str | Sequence[int]]) -> bytes:
+    """For POST /v1/embeddings: raw vectors, as the bytes they are."""
+    return msgspec.json.encode({"input": inputs, "encoding_format": "base64", "embd_normalize": -1})
+
+
 def _message(message: Message) -> dict[str, Any]:
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.images:
         text = [{"type": "text", "text": message.content}] if message.content else []
         fields["content"] = text + [_image_part(image) for image in message.images]
+    if message.thinking:
+        fields["reasoning_content"] = message.thinking
     if message.tool_calls:
         fields["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
     if message.tool_call_id:
@@ -149,21 +152,10 @@ class _CompletionChunk(msgspec.Struct):
     error: _Error | None = None
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCallDelta(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[_ToolCallDelta] = []
+    tool_calls: list[ToolCallDelta] = []
 
 
 class _Logprobs(msgspec.Struct):
@@ -176,10 +168,15 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
 
 
+class _Progress(msgspec.Struct):
+    total: int = 0
+
+
 class _ChatChunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: dict[str, Any] | None = None
     timings: _Timings | None = None
+    prompt_progress: _Progress | None = None
     error: _Error | None = None
 
 
@@ -187,9 +184,30 @@ class _ErrorReply(msgspec.Struct):
     error: _Error
 
 
+class _Embedding(msgspec.Struct):
+    index: int
+    embedding: bytes
+    """Base64 in the reply, which msgspec undoes."""
+
+
+class _EmbeddingUsage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class _EmbeddingReply(msgspec.Struct):
+    data: list[_Embedding]
+    usage: _EmbeddingUsage
+
+
 _decode_completion = msgspec.json.Decoder(_CompletionChunk).decode
 _decode_chat = msgspec.json.Decoder(_ChatChunk).decode
 _decode_error = msgspec.json.Decoder(_ErrorReply).decode
+_decode_embeddings = msgspec.json.Decoder(_EmbeddingReply).decode
+
+
+_UNREADABLE = "does not match the expected"
+"""In what llama-server says of a reply that its parser of tool calls cannot follow to the end. The text before the
+call has been streamed by then, and the call itself was none: the reply is over, but nothing failed."""
 
 
 async def server_sent_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -220,23 +238,32 @@ async def completion_events(chunks: AsyncIterator[bytes], want_top: int | None) 
 
 
 async def chat_events(chunks: AsyncIterator[bytes], want_top: int | None) -> AsyncIterator[Event]:
-    """The stream of /v1/chat/completions; tool calls are collected and come whole before the Done."""
-    calls: dict[int, list[str]] = {}  # index → id, name, arguments so far
+    """The stream of /v1/chat/completions; each tool call comes as soon as it is whole."""
+    calls = CallCollector()
+    prompt_tokens = pieces = 0
     hit_limit = False
     async for data in server_sent_data(chunks):
         if data == b"[DONE]":
             break
         chunk = _decode_chat(data)
         if chunk.error is not None:
-            raise _engine_error(chunk.error)
+            if _UNREADABLE not in chunk.error.message:
+                raise _engine_error(chunk.error)
+            log.warning("a tool call could not be read")
+            yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces))
+            return
+        if chunk.prompt_progress is not None:
+            prompt_tokens = chunk.prompt_progress.total
         for choice in chunk.choices:
             hit_limit = hit_limit or choice.finish_reason == "length"
-            _collect(calls, choice.delta.tool_calls)
             for event in _pieces(choice, want_top):
+                pieces += 1
                 yield event
+            for call in calls.add(choice.delta.tool_calls):
+                yield ToolCalls((call,))
         if chunk.usage is not None:
-            if calls:
-                yield ToolCalls(tuple(_call(index, *parts) for index, parts in sorted(calls.items())))
+            for call in calls.finish():
+                yield ToolCalls((call,))
             yield _done(hit_limit, chunk.timings)
             return
     raise RunnerFailed("the engine ended its answer without a last word")
@@ -249,22 +276,6 @@ def _pieces(choice: _Choice, want_top: int | None) -> Iterator[Event]:
         logprobs = ()
     if choice.delta.content or logprobs:
         yield Text(choice.delta.content or "", logprobs)
-
-
-def _collect(calls: dict[int, list[str]], deltas: Sequence[_ToolCallDelta]) -> None:
-    for delta in deltas:
-        parts = calls.setdefault(delta.index, ["", "", ""])
-        parts[0] += delta.id or ""
-        parts[1] += delta.function.name or ""
-        parts[2] += delta.function.arguments or ""
-
-
-def _call(index: int, call_id: str, name: str, arguments: str) -> ToolCall:
-    try:
-        parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-    except msgspec.DecodeError as exc:
-        raise RunnerFailed(f'llama-server returned invalid tool call arguments for "{name}": {exc}') from exc
-    return ToolCall(name, parsed, call_id, index)
 
 
 def _logprobs(entries: Sequence[_Logprob], want_top: int | None) -> tuple[TokenLogprob, ...]:
@@ -285,6 +296,18 @@ def _done(hit_limit: bool, timings: _Timings | None) -> Done:
         Usage(t.cache_n + t.prompt_n, t.predicted_n, t.cache_n),
         Timings(round(t.prompt_ms * 1e6), round(t.predicted_ms * 1e6)),
     )
+
+
+def embeddings(body: bytes, count: int) -> Embeddings:
+    """The answer of /v1/embeddings to `count` inputs. Raises RunnerFailed for one that is no such thing."""
+    try:
+        reply = _decode_embeddings(body)
+    except msgspec.DecodeError as exc:
+        raise RunnerFailed(f"the engine's embeddings make no sense: {exc}") from exc
+    data = sorted(reply.data, key=lambda entry: entry.index)
+    if [entry.index for entry in data] != list(range(count)) or len({len(entry.embedding) for entry in data}) > 1:
+        raise RunnerFailed("the engine's embeddings make no sense: not one of the same size for each input")
+    return Embeddings(tuple(entry.embedding for entry in data), reply.usage.prompt_tokens)
 
 
 def refusal(status: int, body: bytes) -> AppError:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from a3s_power.errors import InvalidGGUF, InvalidRequest, InvalidTemplate, ModelNotFound, StoreFailed
+from a3s_power.errors import InvalidGGUF, InvalidTemplate, ModelNotFound, StoreFailed
 from a3s_power.gguf import GGUF, read_gguf
 from a3s_power.names import ModelName
 from a3s_power.prompt.capabilities import capabilities
 from a3s_power.prompt.choice import is_harmony, uses_chat_template
+from a3s_power.prompt.reading import Markup
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.scheduler.memory import Footprint
 from a3s_power.store.models import Model, ModelStore
 
 MAX_CARDS = 4096
+NO_HEADER = GGUF(3, {}, (), 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,11 @@ class ModelCard:
 
     model: Model
     gguf: GGUF
+    """The header of its file; an empty one for a model that has none here, and cannot run."""
+    projectors: tuple[GGUF, ...]
     template: GoTemplate | None
     """The Go template that prompts it; None where the engine's own chat template does."""
+    markup: Markup
     capabilities: tuple[str, ...]
     footprint: Footprint
 
@@ -38,6 +43,16 @@ class ModelCard:
     def has_chat_template(self) -> bool:
         """Whether the file brings a chat template for the engine."""
         return self.gguf.chat_template is not None
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the engine puts the token for a beginning before every prompt."""
+        return self.gguf.metadata.get("tokenizer.ggml.add_bos_token") is True
+
+    @property
+    def drops_old_thoughts(self) -> bool:
+        """Whether thoughts in the text of earlier answers are cut out, as Ollama does for these models."""
+        return self.model.config.model_family == "qwen3" or self.name.model == "deepseek-r1"
 
 
 class Cards:
@@ -52,27 +67,26 @@ class Cards:
         self._go_template = go_template
         self._cards: dict[ModelName, ModelCard] = {}
 
-    async def get(self, name: str) -> ModelCard:
-        """The card of the model a client calls `name`.
+    async def get(self, name: ModelName, spelling: str) -> ModelCard:
+        """The card of the model that a client spells like this.
 
-        Raises InvalidName, ModelNotFound with the client's spelling, StoreFailed for a model that is damaged.
+        Raises ModelNotFound with the spelling, StoreFailed for a model that is damaged.
         """
         if card := self._known(name):
             return card
-        return await anyio.to_thread.run_sync(self.read, name)
+        return await anyio.to_thread.run_sync(self._read, name, spelling)
 
-    def _known(self, name: str) -> ModelCard | None:
+    def _known(self, name: ModelName) -> ModelCard | None:
         """Without a thread, which costs every request a tenth of a millisecond: nothing is read here."""
-        model = self._store.known(ModelName.parse(name))
+        model = self._store.known(name)
         card = None if model is None else self._cards.get(model.name)
         return card if card is not None and card.model is model else None
 
-    def read(self, name: str) -> ModelCard:
-        """`get`, blocking."""
+    def _read(self, name: ModelName, spelling: str) -> ModelCard:
         try:
-            return self.of(self._store.get(ModelName.parse(name)))
+            return self.of(self._store.get(name))
         except ModelNotFound:
-            raise ModelNotFound(name) from None
+            raise ModelNotFound(spelling) from None
 
     def of(self, model: Model) -> ModelCard:
         """The card of a model from the store; blocking."""
@@ -86,33 +100,39 @@ class Cards:
         return card
 
     def _make(self, model: Model) -> ModelCard:
-        if model.model_path is None:
-            raise InvalidRequest(f"model '{model.name.display}' has no GGUF file and cannot run here")
-        gguf = _header(model, model.model_path)
+        gguf = _header(model, model.model_path) if model.model_path else NO_HEADER
+        projectors = tuple(_header(model, path) for path in model.projector_paths)
         template = _go_template(model)
         is_native = self._is_native(model, gguf, template)
         found = capabilities(
             declared=model.config.capabilities,
-            gguf=gguf,
-            projectors=[_header(model, path) for path in model.projector_paths],
+            gguf=gguf if model.model_path else None,
+            projectors=projectors,
             template=template,
             native=is_native,
             parser=model.config.parser,
             family=model.config.model_family,
         )
-        if not is_native:  # what our own reading of the model's text cannot do yet, it does not claim
-            found = tuple(capability for capability in found if capability not in {"tools", "thinking"})
-        return ModelCard(model, gguf, None if is_native else template, found, Footprint.of(gguf))
+        used = None if is_native else template
+        return ModelCard(model, gguf, projectors, used, _markup(model, gguf, used), found, Footprint.of(gguf))
 
     def _is_native(self, model: Model, gguf: GGUF, template: GoTemplate | None) -> bool:
         """Whether the engine's chat template prompts the model.
 
         For Ollama's built-in renderers and for harmony it does wherever the file brings one: llama.cpp knows them.
         """
-        config = model.config
+        config, jinja = model.config, gguf.chat_template
         if config.renderer or config.parser or is_harmony(template, config.model_family):
-            return gguf.chat_template is not None or template is None
-        return uses_chat_template(gguf.chat_template, template, go_template=self._go_template)
+            return jinja is not None or template is None
+        return uses_chat_template(jinja, template, go_template=self._go_template)
+
+
+def _markup(model: Model, gguf: GGUF, template: GoTemplate | None) -> Markup:
+    """How the model marks thoughts and calls, told from the template that prompts it."""
+    if template is not None:
+        speaks_harmony = model.config.parser == "harmony" or is_harmony(template, model.config.model_family)
+        return Markup.of_template(template, is_harmony=speaks_harmony)
+    return Markup.of_chat_template(gguf.chat_template or "")
 
 
 def _header(model: Model, path: Path) -> GGUF:

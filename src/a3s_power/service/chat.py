@@ -1,22 +1,28 @@
 """Generating text: from a request to a leased runner and its events."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 import anyio.to_thread
 
-from a3s_power.errors import ContextExceeded, InvalidRequest, UnsupportedCapability
-from a3s_power.generation import ChatInput, Event, GenerationRequest, PromptInput
-from a3s_power.messages import Message
+from a3s_power.errors import ContextExceeded
+from a3s_power.generation import JSON, ChatInput, Event, GenerationRequest
+from a3s_power.grammar.gbnf import ThinkingFrame
+from a3s_power.grammar.schema import answer_grammar
 from a3s_power.options import SamplingOptions
-from a3s_power.prompt.template import GoTemplate
-from a3s_power.runner.base import ChatPrompt, EventStream, Runner, Sampling
-from a3s_power.scheduler.slots import LoadPlan
+from a3s_power.runner.base import ChatPrompt, Runner, Sampling
+from a3s_power.scheduler.slots import Lease, LoadPlan
+from a3s_power.service import prompting
 from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.checks import check
+from a3s_power.service.following import Follower
 from a3s_power.service.loading import Loader
+from a3s_power.service.prompting import Draft
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +32,23 @@ class Generation:
     events: AsyncIterator[Event]
     load_ns: int
     """From the request's arrival until a runner was there for it."""
-    prompt: str | None
-    """The prompt as the model sees it, where we rendered it; None where the engine does."""
-    runner: Runner
+    is_truncated: bool
+    """Whether the oldest messages were left out, for the rest to fit."""
+    _runner: Runner
+    _prompt: str
+    _follower: Follower
+
+    async def context(self) -> tuple[int, ...]:
+        """The tokens of the prompt, if it was ours to render, and of the reply so far: to go on from."""
+        return tuple(await self._runner.tokenize(self._prompt + "".join(self._follower.said)))
 
 
-_Prompt = str | ChatPrompt
-"""A finished text, or a conversation that the engine renders."""
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be put before the model."""
+
+    prompt: str
+    image_count: int
 
 
 class ChatService:
@@ -50,158 +66,145 @@ class ChatService:
         ModelNotFound), with the server (ServerBusy, LoadFailed), or what the engine says against it.
         """
         started = time.monotonic_ns()
-        card = await self._cards.get(request.model)
-        check_capabilities(card, request)
-        _check_prompting(card, request)
-        plan, sampling = self._loader.plan(card, request.options)
-        async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
+        async with self._held(request) as turn, AsyncExitStack() as stack:
             load_ns = time.monotonic_ns() - started
-            prompt = await _prompt(lease.runner, card, request)
-            bounds = _bounds(sampling, lease.spec.num_ctx, request)
-            if lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic:
-                bounds = await _bounded(lease.runner, prompt, bounds, plan)
-            async with _begin(lease.runner, prompt, bounds) as events:
-                yield Generation(events, load_ns, prompt if isinstance(prompt, str) else None, lease.runner)
+            draft = await turn.draft()
+            try:
+                prompt, events = await turn.begin(draft, stack)
+            except ContextExceeded:
+                draft = await turn.shortened(draft)
+                prompt, events = await turn.begin(draft, stack)
+            follower = turn.follower(draft, prompt)
+            yield Generation(follower.follow(events), load_ns, draft.is_truncated, turn.runner, prompt, follower)
+
+    async def preview(self, request: GenerationRequest) -> Preview:
+        """What `open` would put before the model. Raises as it does."""
+        async with self._held(request) as turn:
+            draft = await turn.draft()
+            if await turn.count(draft) >= turn.num_ctx:
+                draft = await turn.shortened(draft)
+            return Preview(await turn.render(draft), draft.image_count)
 
     async def load(self, request: GenerationRequest) -> None:
         """Have the model loaded, and its keep-alive set, without generating. Raises as `open` does."""
-        card = await self._cards.get(request.model)
-        check_capabilities(card, request)
-        plan, _ = self._loader.plan(card, request.options)
-        async with self._loader.lease(card, plan, request.keep_alive_s):
+        async with self._held(request):
             pass
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, request: GenerationRequest) -> None:
         """Let the model's runners go, when their running requests have ended. Raises ModelNotFound."""
-        self._loader.unload(await self._cards.get(model))
+        self._loader.unload(await self._cards.get(request.name, request.model))
+
+    @asynccontextmanager
+    async def _held(self, request: GenerationRequest) -> AsyncIterator["_Turn"]:
+        card = await self._cards.get(request.name, request.model)
+        check(card, request)
+        await _grammar(request)  # before a model is loaded for a schema that cannot be kept
+        plan, options = self._loader.plan(card, request.options)
+        async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
+            yield _Turn(request, card, plan, lease, options)
 
 
-def check_capabilities(card: ModelCard, request: GenerationRequest) -> None:
-    """Raise UnsupportedCapability for what the model cannot do, in Ollama's words."""
-    verb = "chat" if isinstance(request.input, ChatInput) else "generate"
-    _check_raw(request)
-    if request.think and "thinking" not in card.capabilities:
-        raise UnsupportedCapability(f'"{request.model}" does not support thinking', "thinking")
-    if "completion" not in card.capabilities:
-        raise UnsupportedCapability(f'"{request.model}" does not support {verb}', "completion")
-    match request.input:
-        case ChatInput(tools=tools):
-            wanted = {"tools": bool(tools), "vision": _images(request)}
-        case PromptInput() as given:
-            wanted = {"insert": bool(given.suffix), "vision": _images(request)}
-    for capability, is_wanted in wanted.items():
-        if is_wanted and capability not in card.capabilities:
-            raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
+class _Turn:
+    """One request at the runner that it holds."""
+
+    def __init__(
+        self, request: GenerationRequest, card: ModelCard, plan: LoadPlan, lease: Lease, options: SamplingOptions
+    ) -> None:
+        self.runner = lease.runner
+        self._request = request
+        self._card = card
+        self._options = options
+        self._is_limited = lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic
+        self.num_ctx = plan.spec.num_ctx if self._is_limited else lease.spec.num_ctx
+        """Tokens the request may see: no more than it asked for, where the runner has more."""
+
+    async def draft(self) -> Draft:
+        return await prompting.draft(self.runner, self._card, self._request)
+
+    async def render(self, draft: Draft) -> str:
+        return await prompting.render(self.runner, self._card, draft)
+
+    async def count(self, draft: Draft) -> int:
+        return await prompting.count(self.runner, self._card, draft)
+
+    async def begin(self, draft: Draft, stack: AsyncExitStack) -> tuple[str, AsyncIterator[Event]]:
+        """Have the engine begin; `stack` ends it. The prompt is "" where only the engine needs it.
+
+        Raises ContextExceeded for a prompt that is too long.
+        """
+        chat = self._chat_prompt(draft)
+        is_needed = chat is None or self._request.output_format is not None
+        prompt = await self.render(draft) if is_needed else ""
+        sampling = self._sampling(draft, await self._grammar(draft, prompt))
+        if self._is_limited:
+            sampling = _limited(sampling, await self.count(draft), self.num_ctx)
+        stream = self.runner.complete(prompt, sampling) if chat is None else self.runner.chat(chat, sampling)
+        return prompt, await stack.enter_async_context(stream)
+
+    async def shortened(self, draft: Draft) -> Draft:
+        """See `prompting.shortened`; raises ContextExceeded for what must not be shortened, too."""
+        if not (self._request.may_truncate and draft.can_shorten):
+            raise ContextExceeded(await self.count(draft), self.num_ctx)
+        short = await prompting.shortened(self.runner, self._card, draft, self.num_ctx, self._max_tokens())
+        dropped = len(draft.messages) - len(short.messages)
+        log.info("conversation shortened", extra={"model": self._card.name.display, "messages": dropped})
+        return short
+
+    def follower(self, draft: Draft, prompt: str) -> Follower:
+        """For the reply."""
+        reader = None
+        if draft.text is None and self._chat_prompt(draft) is None:
+            reader = self._card.markup.reader(prompt, draft.messages, self._callable_tools())
+
+        async def count_prompt() -> int:
+            return await self.count(draft)
+
+        return Follower(reader, shows_thinking=self._request.think is not False, count_prompt=count_prompt)
+
+    def _sampling(self, draft: Draft, grammar: str | None) -> Sampling:
+        """What the options mean in a context of that size: -1 is all of it, for `repeat_last_n` too."""
+        options, num_ctx = self._options, self.num_ctx
+        return Sampling(
+            replace(
+                options,
+                repeat_last_n=num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx),
+                num_keep=min(options.num_keep, num_ctx),
+            ),
+            self._max_tokens(),
+            grammar,
+            self._request.top_logprobs,
+            self._card.markup.preserved_tokens if draft.text is None else (),
+        )
+
+    def _max_tokens(self) -> int | None:
+        limit = self._options.num_predict
+        return min(limit, self.num_ctx) if limit >= 0 else None
+
+    def _chat_prompt(self, draft: Draft) -> ChatPrompt | None:
+        """What the engine is to render and to read. Beside tools it takes no grammar: then we do both."""
+        return None if self._request.output_format is not None and draft.tools else draft.chat_prompt
+
+    def _callable_tools(self) -> Sequence[JSON]:
+        """Under the client's names. None where a format binds the reply: what looks like a call is the answer."""
+        if self._request.output_format is not None or not isinstance(self._request.input, ChatInput):
+            return ()
+        return self._request.input.tools
+
+    async def _grammar(self, draft: Draft, prompt: str) -> str | None:
+        frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
+        return await _grammar(self._request, frame)
 
 
-def _check_raw(request: GenerationRequest) -> None:
-    match request.input:
-        case PromptInput(raw=True) as given if given.template or given.system or given.context:
-            raise InvalidRequest("raw mode does not support template, system, or context")
+async def _grammar(request: GenerationRequest, frame: ThinkingFrame | None = None) -> str | None:
+    """On a thread: the worst schema takes half a second. Raises InvalidRequest for one that cannot be kept."""
+    if request.output_format is None:
+        return None
+    return await anyio.to_thread.run_sync(answer_grammar, request.output_format, frame)
 
 
-def _images(request: GenerationRequest) -> bool:
-    match request.input:
-        case ChatInput(messages):
-            return any(message.images for message in messages)
-        case PromptInput(images=images):
-            return bool(images)
-
-
-def _check_prompting(card: ModelCard, request: GenerationRequest) -> None:
-    """Raise InvalidRequest for what we could not put before the model as it was meant."""
-    is_text = card.template is not None or isinstance(request.input, PromptInput)
-    if is_text and _images(request):
-        raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
-    config = card.model.config
-    if (renderer := config.renderer or config.parser) and not (card.has_chat_template or card.template):
-        raise InvalidRequest(f'"{card.name.display}" needs the renderer "{renderer}", which this server has not')
-
-
-# ---- prompts ----
-
-
-async def _prompt(runner: Runner, card: ModelCard, request: GenerationRequest) -> _Prompt:
-    match request.input:
-        case ChatInput() as chat:
-            return await _chat_prompt(card, chat, request.think)
-        case PromptInput(raw=True) as given:
-            return given.prompt
-        case PromptInput() as given:
-            text = await _render(runner, card, given, request.think)
-            return await _before(runner, card, given) + text
-
-
-async def _chat_prompt(card: ModelCard, chat: ChatInput, think: bool | str | None) -> _Prompt:
-    messages = (*card.model.messages, *chat.messages)
-    if card.model.system and chat.messages[0].role != "system":
-        messages = (Message("system", card.model.system), *messages)
-    if card.template is None:
-        return ChatPrompt(messages, chat.tools, think)
-    return await _rendered(card.template, messages, think)
-
-
-async def _before(runner: Runner, card: ModelCard, given: PromptInput) -> str:
-    """The text of an earlier reply's context."""
-    if not given.context:
-        return ""
-    if not all(0 <= token < card.footprint.vocabulary for token in given.context):
-        raise InvalidRequest("context holds tokens that the model does not have")
-    return await runner.detokenize(given.context)
-
-
-async def _render(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> str:
-    template = card.template
-    if given.template:
-        template = await anyio.to_thread.run_sync(GoTemplate.parse, given.template)
-    if given.suffix:
-        assert template is not None, "a model without a Go template has no capability insert"
-        return await anyio.to_thread.run_sync(template.render_insert, given.prompt, given.suffix)
-    system = card.model.system if given.system is None else given.system
-    messages = () if given.context else card.model.messages
-    if system:
-        messages = (Message("system", system), *messages)
-    messages = (*messages, Message("user", given.prompt))
-    if template is not None:
-        return await _rendered(template, messages, think)
-    if card.has_chat_template:
-        return await runner.render(ChatPrompt(messages, think=think))
-    return given.prompt
-
-
-async def _rendered(template: GoTemplate, messages: Sequence[Message], think: bool | str | None) -> str:
-    """On a thread: a template that nobody has read may take seconds before its budget is spent."""
-    return await anyio.to_thread.run_sync(partial(template.render_chat, messages, think=think))
-
-
-# ---- bounds ----
-
-
-def _bounds(options: SamplingOptions, num_ctx: int, request: GenerationRequest) -> Sampling:
-    """What the options mean in a context of that size: -1 is all of it, for `repeat_last_n` too."""
-    return Sampling(
-        replace(
-            options,
-            repeat_last_n=num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx),
-            num_keep=min(options.num_keep, num_ctx),
-        ),
-        min(options.num_predict, num_ctx) if options.num_predict >= 0 else None,
-        request.output_format,
-        request.top_logprobs,
-    )
-
-
-async def _bounded(runner: Runner, prompt: _Prompt, sampling: Sampling, plan: LoadPlan) -> Sampling:
-    """The runner has a larger context than the request asked for: the request gets no more than it asked."""
-    text = prompt if isinstance(prompt, str) else await runner.render(prompt)
-    prompt_tokens = len(await runner.tokenize(text, special=True))
-    room = plan.spec.num_ctx - prompt_tokens
+def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:
+    """For a request that wants a smaller context than the runner has."""
+    room = num_ctx - prompt_tokens
     if room <= 0:
-        raise ContextExceeded(prompt_tokens, plan.spec.num_ctx)
+        raise ContextExceeded(prompt_tokens, num_ctx)
     return replace(sampling, max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens))
-
-
-def _begin(runner: Runner, prompt: _Prompt, sampling: Sampling) -> EventStream:
-    if isinstance(prompt, str):
-        return runner.complete(prompt, sampling)
-    return runner.chat(prompt, sampling)

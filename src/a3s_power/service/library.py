@@ -29,9 +29,9 @@ class Library:
         self._cards = cards
         self._loader = loader
 
-    async def card(self, name: str) -> ModelCard:
-        """See `Cards.get`."""
-        return await self._cards.get(name)
+    async def card(self, name: ModelName) -> ModelCard:
+        """The card of a model. Raises as `Cards.get`."""
+        return await self._cards.get(name, name.display)
 
     async def all(self) -> list[ModelCard]:
         """Every model that can be read, the newest first."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from a3s_power.devices import logical_cores
+from a3s_power.errors import InvalidRequest
 from a3s_power.options import LoadOptions, SamplingOptions, merge
-from a3s_power.runner.base import LoadSpec
+from a3s_power.runner.base import LoadSpec, Pooling
 from a3s_power.scheduler.memory import Footprint, comfortable, estimate, largest
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Lease, Loaded, LoadPlan
@@ -17,6 +18,8 @@ MIN_CTX = 4
 MIN_VISION_CTX = 2048
 """A picture alone takes hundreds of tokens."""
 MAX_BATCH = 2**14
+EMBEDDING_BATCH = 2048
+"""Tokens; most embedding models must see a text in one batch."""
 MAX_LAYERS = 2**15 - 1
 
 
@@ -40,10 +43,14 @@ class Loader:
         self._defaults = defaults
         self._max_threads = logical_cores()
 
-    def plan(self, card: ModelCard, options: Mapping[str, object]) -> tuple[LoadPlan, SamplingOptions]:
-        """What `options` over the model's own parameters come to. Raises InvalidOption."""
+    def plan(
+        self, card: ModelCard, options: Mapping[str, object], pooling: Pooling | None = None
+    ) -> tuple[LoadPlan, SamplingOptions]:
+        """What `options` over the model's own parameters come to. Raises InvalidOption, InvalidRequest."""
+        if card.model.model_path is None:
+            raise InvalidRequest(f"model '{card.name.display}' has no GGUF file and cannot run here")
         load, sampling = merge((card.model.parameters, options))
-        spec = self._spec(card, load)
+        spec = self._spec(card, load, pooling)
         if not spec.is_ctx_automatic:
             return LoadPlan(spec, estimate(card.footprint, spec)), sampling
         spec = comfortable(card.footprint, spec)
@@ -63,7 +70,7 @@ class Loader:
         """What is loaded and loading."""
         return self._scheduler.loaded()
 
-    def _spec(self, card: ModelCard, load: LoadOptions) -> LoadSpec:
+    def _spec(self, card: ModelCard, load: LoadOptions, pooling: Pooling | None) -> LoadSpec:
         wanted = load.num_ctx or self._defaults.num_ctx
         num_ctx = max(wanted, MIN_VISION_CTX if "vision" in card.capabilities else MIN_CTX)
         if card.footprint.trained_ctx:
@@ -75,15 +82,22 @@ class Loader:
             num_ctx=num_ctx,
             is_ctx_automatic=not wanted,
             slots=max(1, self._defaults.slots),
-            num_batch=min(max(1, load.num_batch), MAX_BATCH),
+            num_batch=min(max(1, load.num_batch, _least_batch(card, pooling)), MAX_BATCH),
             num_gpu=min(load.num_gpu, MAX_LAYERS),
             main_gpu=load.main_gpu,
             use_mmap=load.use_mmap,
             num_thread=min(max(0, load.num_thread or self._defaults.num_thread), self._max_threads),
             kv_cache_type=self._defaults.kv_cache_type,
             flash_attention=self._defaults.flash_attention,
-            embedding="embedding" in card.capabilities,
+            pooling=pooling,
         )
+
+
+def _least_batch(card: ModelCard, pooling: Pooling | None) -> int:
+    """Of the trained context, not of the one asked for: who asks for less of it needs no other runner."""
+    if pooling is not Pooling.FILE:
+        return 1
+    return min(EMBEDDING_BATCH, card.footprint.trained_ctx or EMBEDDING_BATCH)
 
 
 def _fitted(footprint: Footprint, spec: LoadSpec, free: int) -> tuple[LoadSpec, int]:

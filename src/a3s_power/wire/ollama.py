@@ -11,8 +11,44 @@ from msgspec import Meta
 
 from a3s_power.wire.gojson import GoStruct, Int
 
-Images = Annotated[list[str], Meta(extra={"go": "[]api.ImageData"})]
+Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+Images = Annotated[list[Base64], Meta(extra={"go": "[]api.ImageData"})]
 Tools = Annotated[list[dict[str, Any]], Meta(extra={"go": "api.Tools"})]
+
+# Any value passes here; the endpoint looks at it, and refuses what neither is as these schemas say nor empty.
+KeepAlive = Annotated[
+    Any,
+    Meta(
+        description="How long the model stays loaded: seconds, or a duration (`5m`); negative is forever.",
+        extra_json_schema={
+            "type": ["number", "string"],
+            "pattern": r"^[-+]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$",
+        },
+    ),
+]
+Think = Annotated[
+    Any,
+    Meta(
+        description="Whether to reason first, and how much; a model that can does by default.",
+        extra_json_schema={"enum": [True, False, "low", "medium", "high", "max"]},
+    ),
+]
+Format = Annotated[
+    Any,
+    Meta(
+        description="`json`, or a JSON schema that the answer must follow.",
+        extra_json_schema={"anyOf": [{"const": "json"}, {"type": "object"}]},
+    ),
+]
+Texts = Annotated[
+    Any,
+    Meta(
+        description="A text, or several.",
+        extra_json_schema={"type": ["string", "array"], "items": {"type": "string"}},
+    ),
+]
+Arguments = Annotated[Any, Meta(description="By name.", extra_json_schema={"type": "object"})]
+Options = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Options"})]
 
 
 # ---- requests ----
@@ -23,7 +59,7 @@ class ToolCallFunction(GoStruct):
 
     index: Int | None = None
     name: str | None = None
-    arguments: dict[str, Any] | None = None
+    arguments: Arguments = None
 
 
 class ToolCall(GoStruct):
@@ -37,11 +73,13 @@ class Message(GoStruct):
     """One turn."""
 
     role: str | None = None
+    """`system`, `user`, `assistant` or `tool`."""
     content: str | None = None
     thinking: str | None = None
     images: Images | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
+    """In a message with the role `tool`: the function that was called."""
     tool_call_id: str | None = None
 
 
@@ -50,22 +88,33 @@ class GenerateRequest(GoStruct):
 
     model: str | None = None
     prompt: str | None = None
+    """With none the model is only loaded, or with `"keep_alive": 0` unloaded."""
     suffix: str | None = None
+    """What follows the text that is to be filled in."""
     system: str | None = None
+    """In place of the model's own."""
     template: str | None = None
+    """In place of the model's own; Go's text/template."""
     context: list[Int] | None = None
+    """From an earlier reply, to go on from there."""
     stream: bool | None = None
+    """Whether the answer comes in lines, as it is made; the default."""
     raw: bool | None = None
-    format: Any = None
-    keep_alive: Any = None
+    """Whether the prompt goes to the model as it is, without a template."""
+    format: Format = None
+    keep_alive: KeepAlive = None
     images: Images | None = None
-    options: dict[str, Any] | None = None
-    think: Any = None
+    options: Options | None = None
+    think: Think = None
     truncate: bool | None = None
+    """Whether the oldest messages are left out when all do not fit; the default."""
     shift: bool | None = None
     logprobs: bool | None = None
+    """Whether each token comes with how likely it was."""
     top_logprobs: Int | None = None
+    """And with how many of the likeliest in its place: at most 20."""
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
+    """Answer with what would be put before the model, and ask it nothing."""
 
 
 class ChatRequest(GoStruct):
@@ -73,17 +122,46 @@ class ChatRequest(GoStruct):
 
     model: str | None = None
     messages: list[Message] | None = None
+    """With none the model is only loaded, or with `"keep_alive": 0` unloaded."""
     stream: bool | None = None
-    format: Any = None
-    keep_alive: Any = None
+    """Whether the answer comes in lines, as it is made; the default."""
+    format: Format = None
+    keep_alive: KeepAlive = None
     tools: Tools | None = None
-    options: dict[str, Any] | None = None
-    think: Any = None
+    """Functions that the model may call: `{"type": "function", "function": {"name": …, "parameters": …}}`."""
+    options: Options | None = None
+    think: Think = None
     truncate: bool | None = None
+    """Whether the oldest messages are left out when all do not fit; the default."""
     shift: bool | None = None
     logprobs: bool | None = None
+    """Whether each token comes with how likely it was."""
     top_logprobs: Int | None = None
+    """And with how many of the likeliest in its place: at most 20."""
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
+    """Answer with what would be put before the model, and ask it nothing."""
+
+
+class EmbedRequest(GoStruct):
+    """POST /api/embed."""
+
+    model: str | None = None
+    input: Texts = None
+    truncate: bool | None = None
+    """Whether a text that is too long loses its end; the default. Else it is refused."""
+    dimensions: Int | None = None
+    """Only the first so many of each vector."""
+    keep_alive: KeepAlive = None
+    options: Options | None = None
+
+
+class EmbeddingRequest(GoStruct):
+    """POST /api/embeddings."""
+
+    model: str | None = None
+    prompt: str | None = None
+    keep_alive: KeepAlive = None
+    options: Options | None = None
 
 
 class ShowRequest(GoStruct):
@@ -94,7 +172,8 @@ class ShowRequest(GoStruct):
     system: str | None = None
     template: str | None = None
     verbose: bool | None = None
-    options: dict[str, Any] | None = None
+    """Whether `model_info` has arrays in full."""
+    options: Options | None = None
 
 
 class CopyRequest(GoStruct):
@@ -118,7 +197,9 @@ class CreateRequest(GoStruct):
     name: str | None = None
     stream: bool | None = None
     from_: str | None = msgspec.field(default=None, name="from")
+    """The model to start from."""
     files: dict[str, str] | None = None
+    """File name → digest of a blob that was uploaded."""
     adapters: dict[str, str] | None = None
     draft_files: dict[str, str] | None = None
     draft_quantize: str | None = None
@@ -126,8 +207,8 @@ class CreateRequest(GoStruct):
     quantization: str | None = None
     template: str | None = None
     system: str | None = None
-    license: Any = None
-    parameters: dict[str, Any] | None = None
+    license: Texts = None
+    parameters: Options | None = None
     messages: list[Message] | None = None
     renderer: str | None = None
     parser: str | None = None
@@ -191,11 +272,11 @@ class ToolCallFunctionReply(Reply):
     arguments: dict[str, Any]
 
 
-class ToolCallReply(Reply):
+class ToolCallReply(Reply, kw_only=True):
     """One call the model made."""
 
-    function: ToolCallFunctionReply
     id: str = ""
+    function: ToolCallFunctionReply
 
 
 class MessageReply(Reply):
@@ -233,6 +314,8 @@ class GenerateReply(Reply, kw_only=True):
     tool_calls: list[ToolCallReply] = []
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
     logprobs: list[TokenLogprobReply] = []
+    truncated: bool = False
+    """Ours: the oldest messages were left out."""
 
 
 class ChatReply(Reply, kw_only=True):
@@ -251,6 +334,24 @@ class ChatReply(Reply, kw_only=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    truncated: bool = False
+    """Ours: the oldest messages were left out."""
+
+
+class EmbedReply(Reply):
+    """POST /api/embed."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+
+
+class EmbeddingReply(Reply):
+    """POST /api/embeddings."""
+
+    embedding: list[float]
 
 
 class ModelDetails(Reply):
@@ -327,3 +428,22 @@ class ShowReply(Reply, kw_only=True):
     capabilities: list[str] = []
     modified_at: str
     requires: str = ""
+
+
+class CloudStatus(Reply):
+    """Whether Ollama's cloud is off, and what switched it off: `none`, `env`, `config` or `both`."""
+
+    disabled: bool
+    source: str
+
+
+class ServerStatusReply(Reply):
+    """GET /api/status."""
+
+    cloud: CloudStatus
+
+
+class RecommendationsReply(Reply):
+    """GET /api/experimental/model-recommendations."""
+
+    recommendations: list[dict[str, Any]]

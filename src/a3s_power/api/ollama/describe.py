@@ -49,10 +49,11 @@ def listed(card: ModelCard) -> wire.ListedModel:
 
 
 async def shown(card: ModelCard, asked: wire.ShowRequest) -> wire.ShowReply:
-    """The reply of /api/show; `verbose` adds the arrays of the file, which takes a thread."""
-    model = card.model
+    """The reply of /api/show; `verbose` adds the arrays of the files, which takes a thread."""
+    model, verbose = card.model, bool(asked.verbose)
     of_show = details(card)
     of_show.parent_model = model.parent_model
+    info = await anyio.to_thread.run_sync(_metadata, card.gguf, verbose)
     return wire.ShowReply(
         license="\n".join(model.licenses),
         modelfile=modelfile(card),
@@ -61,7 +62,8 @@ async def shown(card: ModelCard, asked: wire.ShowRequest) -> wire.ShowReply:
         system=asked.system or model.system,
         details=of_show,
         messages=[wire.MessageReply(message.role, message.content) for message in model.messages],
-        model_info=await anyio.to_thread.run_sync(_model_info, card.gguf, bool(asked.verbose)),
+        model_info=dict(sorted({**info, "general.parameter_count": card.gguf.parameter_count}.items())),
+        projector_info=await _projector_info(card, verbose),
         tensors=[wire.TensorReply(tensor.name, tensor.type, list(tensor.shape)) for tensor in card.gguf.tensors],
         capabilities=list(card.capabilities),
         modified_at=local_time(model.modified_at),
@@ -83,7 +85,13 @@ def effective_template(card: ModelCard) -> str:
     return card.model.template or DEFAULT_TEMPLATE
 
 
-def _model_info(gguf: GGUF, verbose: bool) -> dict[str, object]:
+async def _projector_info(card: ModelCard, verbose: bool) -> dict[str, object]:
+    if not card.projectors:
+        return {}
+    return await anyio.to_thread.run_sync(_metadata, card.projectors[0], verbose)
+
+
+def _metadata(gguf: GGUF, verbose: bool) -> dict[str, object]:
     """The file's metadata; arrays, unless empty, are null when not `verbose`."""
     info: dict[str, object] = {}
     for key, value in gguf.metadata.items():
@@ -93,8 +101,7 @@ def _model_info(gguf: GGUF, verbose: bool) -> dict[str, object]:
             info[key] = value.decode() if verbose or not len(value) else None
         else:
             info[key] = value
-    info["general.parameter_count"] = gguf.parameter_count
-    return dict(sorted(info.items()))
+    return info
 
 
 def parameters(values: dict[str, object]) -> str:

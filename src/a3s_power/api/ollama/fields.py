@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -117,5 +117,7 @@ def message(given: wire.Message) -> Message:
 
 def _tool_call(given: wire.ToolCall) -> ToolCall:
     function = given.function or wire.ToolCallFunction()
-    arguments: Mapping[str, Any] = function.arguments or {}
+    arguments = {} if function.arguments is None else function.arguments
+    if not isinstance(arguments, dict):
+        raise InvalidRequest("Value looks like object, but can't find closing '}' symbol")
     return ToolCall(function.name or "", arguments, given.id or "", function.index or 0)

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from a3s_power.api.errors import native
+from a3s_power.api.errors import native_work
 from a3s_power.api.ollama import describe, fields
 from a3s_power.api.ollama.generation import JSON, NDJSON
 from a3s_power.api.ollama.naming import checked_name, said_by
-from a3s_power.api.streaming import EventStream, WholeReply
+from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.build.assemble import Recipe
 from a3s_power.errors import BlobNotFound, InvalidRequest
 from a3s_power.names import ModelName
@@ -22,6 +22,9 @@ from a3s_power.service.cards import ModelCard
 from a3s_power.service.library import Library
 from a3s_power.wire import ollama as wire
 from a3s_power.wire.gojson import encode
+
+COPILOT = "GitHubCopilotChat/"
+"""A client that shows models by their `general.basename`, and is told the name it asked for."""
 
 FAR_AHEAD = timedelta(days=292 * 365)
 """How Ollama shows a runner that stays forever: the longest Go duration."""
@@ -47,10 +50,14 @@ class ModelsAPI:
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
         body = await fields.read(request, wire.ShowRequest)
-        name = body.model or body.name or ""
-        with said_by("show", checked_name(name, "show").display):
+        spelling = body.model or body.name or ""
+        name = checked_name(spelling, "show")
+        with said_by("show", name.display):
             card = await self._library.card(name)
-        return _json(await describe.shown(card, body))
+        reply = await describe.shown(card, body)
+        if request.headers.get("user-agent", "").startswith(COPILOT):
+            reply.model_info["general.basename"] = spelling
+        return _json(reply)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
@@ -73,19 +80,19 @@ class ModelsAPI:
         """POST /api/create."""
         recipe, is_stream = _recipe(await fields.read(request, wire.CreateRequest))
         if is_stream:
-            return EventStream(partial(self._statuses, recipe), native, NDJSON)
-        return WholeReply(partial(self._create, recipe), native, "application/json")
+            return EventStream(partial(self._statuses, recipe), native_work, NDJSON)
+        return WholeReply(partial(self._create, recipe), native_work)
 
     @asynccontextmanager
-    async def _statuses(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _statuses(self, recipe: Recipe) -> AsyncIterator[Opened]:
         async with self._library.create(recipe) as statuses:
-            yield (encode(wire.StatusReply(status)) + b"\n" async for status in statuses)
+            yield Opened(encode(wire.StatusReply(status)) + b"\n" async for status in statuses)
 
-    async def _create(self, recipe: Recipe) -> bytes:
+    async def _create(self, recipe: Recipe) -> Response:
         async with self._library.create(recipe) as statuses:
             async for _ in statuses:
                 pass
-        return encode(wire.StatusReply("success"))
+        return Response(encode(wire.StatusReply("success")), media_type="application/json")
 
     async def has_blob(self, request: Request) -> Response:
         """HEAD /api/blobs/:digest."""
@@ -155,7 +162,7 @@ def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
 
 
 def _base(text: str | None) -> ModelName | None:
-    return checked_name(text, "create") if text else None
+    return checked_name(text, "from") if text else None
 
 
 def _licenses(value: object) -> tuple[str, ...]:

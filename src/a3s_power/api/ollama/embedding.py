@@ -1,0 +1,147 @@
+"""POST /api/embed and /api/embeddings."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import anyio.lowlevel
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from a3s_power.api.errors import native
+from a3s_power.api.ollama import fields
+from a3s_power.api.ollama.naming import checked_name, said_by
+from a3s_power.api.streaming import EventStream, Opened, WholeReply
+from a3s_power.errors import ContextExceeded, InvalidRequest
+from a3s_power.service.embed import Embedded, EmbeddingFailed, EmbeddingRequest, EmbedService, Vectors
+from a3s_power.wire import ollama as wire
+from a3s_power.wire.gojson import encode
+
+JSON = "application/json; charset=utf-8"
+
+TOO_LONG = "the input length exceeds the context length"
+CHUNK_FLOATS = 1 << 15
+"""A third of a MB of JSON: no other client waits more than a millisecond while it is written."""
+_NO_VECTORS = b'"embeddings":[]'  # inside a string the quotes would be escaped
+
+
+class EmbeddingAPI:
+    """The handlers; `service` does the work."""
+
+    def __init__(self, service: EmbedService) -> None:
+        self._service = service
+
+    async def embed(self, request: Request) -> Response:
+        """POST /api/embed: any number of texts, vectors of length 1."""
+        started_ns = time.monotonic_ns()
+        body = await fields.read(request, wire.EmbedRequest)
+        keep_alive_s, inputs = fields.keep_alive(body.keep_alive), _inputs(body.input)
+        model = body.model or ""
+        wanted = EmbeddingRequest(
+            name=checked_name(model, "embed"),
+            model=model,
+            inputs=inputs,
+            options=body.options or {},
+            keep_alive_s=keep_alive_s,
+            truncate=body.truncate is not False,
+            dimensions=body.dimensions or 0,
+        )
+        if not wanted.inputs:
+            return WholeReply(partial(self._load, wanted), native)
+        return EventStream(partial(self._chunks, wanted, started_ns), native, JSON)
+
+    async def embeddings(self, request: Request) -> Response:
+        """POST /api/embeddings: one text, its vector as the model made it."""
+        body = await fields.read(request, wire.EmbeddingRequest)
+        keep_alive_s = fields.keep_alive(body.keep_alive)
+        model = body.model or ""
+        wanted = EmbeddingRequest(
+            name=checked_name(model, "embeddings"),
+            model=model,
+            inputs=(body.prompt,) if body.prompt else (),
+            options=body.options or {},
+            keep_alive_s=keep_alive_s,
+            truncate=False,
+            normalize=False,
+        )
+        return WholeReply(partial(self._one, wanted), native)
+
+    async def _load(self, wanted: EmbeddingRequest) -> Response:
+        with said_by("embed", wanted.model):
+            await self._service.load(wanted)
+        return _json(wire.EmbedReply(wanted.model, []))
+
+    @asynccontextmanager
+    async def _chunks(self, wanted: EmbeddingRequest, started_ns: int) -> AsyncIterator[Opened]:
+        with said_by("embed", wanted.model), _said(), _client_is_to_blame():
+            done = await self._service.embed(wanted)
+        yield Opened(_encoded(wanted.model, done, started_ns))
+
+    async def _one(self, wanted: EmbeddingRequest) -> Response:
+        with said_by("embeddings", wanted.model), _said():
+            if not wanted.inputs:
+                await self._service.load(wanted)
+                return _json(wire.EmbeddingReply([]))
+            done = await self._service.embed(wanted)
+            return _json(wire.EmbeddingReply(done.vectors[0].tolist()))
+
+
+def _inputs(value: object) -> tuple[str, ...]:
+    """A text or several; none at all, or an empty one alone, only loads the model."""
+    match value:
+        case None | "":
+            return ()
+        case str():
+            return (value,)
+        case list() if all(isinstance(text, str) for text in value):
+            return tuple(value)
+    raise InvalidRequest("invalid input type")
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Have a text that is too long told in the words of these endpoints."""
+    try:
+        yield
+    except ContextExceeded as exc:
+        raise InvalidRequest(TOO_LONG) from exc
+
+
+@contextmanager
+def _client_is_to_blame() -> Iterator[None]:
+    """What goes wrong in the runner is 400 too: so /api/embed has it in Ollama."""
+    try:
+        yield
+    except EmbeddingFailed as exc:
+        raise InvalidRequest(str(exc).strip()) from exc
+
+
+def _json(reply: wire.Reply) -> Response:
+    return Response(encode(reply), media_type=JSON)
+
+
+async def _encoded(model: str, done: Embedded, started_ns: int) -> AsyncIterator[bytes]:
+    """The reply in pieces, with a turn for others between them."""
+    frame = wire.EmbedReply(
+        model,
+        [],
+        total_duration=time.monotonic_ns() - started_ns,
+        load_duration=done.load_ns,
+        prompt_eval_count=done.prompt_tokens,
+    )
+    before, _, after = encode(frame).partition(_NO_VECTORS)
+    before += _NO_VECTORS[:-1]
+    for piece in _vectors_as_json(done.vectors):
+        yield before + piece
+        before = b","
+        await anyio.lowlevel.checkpoint()
+    yield b"]" + after
+
+
+def _vectors_as_json(vectors: Vectors) -> Iterator[bytes]:
+    """Arrays with commas between them, their numbers as short as a float32 can be told."""
+    rows = max(1, CHUNK_FLOATS // vectors.shape[1])
+    for start in range(0, len(vectors), rows):
+        yield orjson.dumps(vectors[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]

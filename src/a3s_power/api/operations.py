@@ -1,0 +1,113 @@
+"""What each route takes and gives: the rows that the OpenAPI document is made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from a3s_power.wire import ollama as wire
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+TEXT = "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    group: str
+    """The heading it stands under."""
+    summary: str
+    statuses: tuple[str, ...] = ("200",)
+    """`4XX` and `5XX` stand for what an engine refuses, under a status of its own."""
+    request: type | None = None
+    """Shape of the body, which is JSON; bytes are a body as it is."""
+    example: Mapping[str, Any] | None = None
+    """A request that works, given the model."""
+    reply: type | None = None
+    """Shape of the reply, and of a line of a stream; None has no body."""
+    media: tuple[str, ...] = (JSON,)
+    """In which forms the reply comes; the first is what a client gets that does not ask."""
+
+
+INFERENCE, MODELS, SERVER = "Inference", "Models", "Server"
+
+_INFERS = ("200", "400", "403", "404", "500", "503", "4XX", "5XX")
+_STREAMS = (NDJSON, JSON)
+_BLOB = "/api/blobs/{digest}"
+_MODEL = "llama3.2"
+_HELLO = {"role": "user", "content": "Why is the sky blue?"}
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "POST", "/api/chat", INFERENCE, "Go on with a conversation.", _INFERS,
+        wire.ChatRequest, {"model": _MODEL, "messages": [_HELLO]}, wire.ChatReply, _STREAMS,
+    ),
+    Operation(
+        "POST", "/api/generate", INFERENCE, "Go on with a text.", _INFERS,
+        wire.GenerateRequest, {"model": _MODEL, "prompt": "Why is the sky blue?"}, wire.GenerateReply, _STREAMS,
+    ),
+    Operation(
+        "POST", "/api/embed", INFERENCE, "Turn texts into vectors of length 1.", _INFERS,
+        wire.EmbedRequest, {"model": _MODEL, "input": ["a llama", "an alpaca"]}, wire.EmbedReply,
+    ),
+    Operation(
+        "POST", "/api/embeddings", INFERENCE, "Turn one text into a vector: the older way.", _INFERS,
+        wire.EmbeddingRequest, {"model": _MODEL, "prompt": "a llama"}, wire.EmbeddingReply,
+    ),
+    Operation(
+        "GET", "/api/tags", MODELS, "List the models that are here.", ("200", "500"), reply=wire.ListReply
+    ),
+    Operation("HEAD", "/api/tags", MODELS, "Headers of the list.", ("200", "500")),
+    Operation("GET", "/api/ps", MODELS, "List the models that are loaded.", reply=wire.RunningReply),
+    Operation(
+        "POST", "/api/show", MODELS, "Tell all about a model.", ("200", "400", "403", "404", "500"),
+        wire.ShowRequest, {"model": _MODEL}, wire.ShowReply,
+    ),
+    Operation(
+        "POST", "/api/create", MODELS, "Make a model from another, or from uploaded files.",
+        ("200", "400", "403", "404", "500"),
+        wire.CreateRequest, {"model": "pirate", "from": _MODEL, "system": "You are a pirate."},
+        wire.StatusReply, _STREAMS,
+    ),
+    Operation(
+        "POST", "/api/copy", MODELS, "Give a model another name.", ("200", "400", "404", "500"),
+        wire.CopyRequest, {"source": _MODEL, "destination": "me/mine:v1"},
+    ),
+    Operation(
+        "DELETE", "/api/delete", MODELS, "Remove a model.", ("200", "400", "404", "500"),
+        wire.DeleteRequest, {"model": "me/mine:v1"},
+    ),
+    Operation("HEAD", _BLOB, MODELS, "Ask whether a file has been uploaded.", ("200", "400", "404")),
+    Operation("POST", _BLOB, MODELS, "Upload a file.", ("200", "201", "400", "500"), bytes),
+    Operation("GET", "/", SERVER, "Say that a server is here.", reply=str, media=(TEXT,)),
+    Operation("HEAD", "/", SERVER, "Say so without words."),
+    Operation("GET", "/health", SERVER, "Say how it is.", reply=wire.HealthReply),
+    Operation(
+        "GET", "/api/version", SERVER, "Name the version of Ollama that this API is.", reply=wire.VersionReply
+    ),
+    Operation("HEAD", "/api/version", SERVER, "Headers of the version."),
+    Operation(
+        "GET", "/api/status", SERVER, "Tell that Ollama's cloud is off.", reply=wire.ServerStatusReply
+    ),
+    Operation(
+        "GET", "/api/experimental/model-recommendations", SERVER, "Recommend models: none.",
+        reply=wire.RecommendationsReply,
+    ),
+)  # fmt: skip
+
+_REFUSES = "Ollama's cloud, which is off: it does nothing but refuse"
+_DESCRIBES = "describes the others"
+
+UNLISTED: Mapping[str, str] = {
+    "/api/me": _REFUSES,
+    "/api/signout": _REFUSES,
+    "/api/user/keys/{encoded_key}": _REFUSES,
+    "/api/experimental/web_search": _REFUSES,
+    "/api/experimental/web_fetch": _REFUSES,
+    "/openapi.json": _DESCRIBES,
+    "/docs": _DESCRIBES,
+}
+"""Paths that have no row, and why."""

@@ -1,0 +1,83 @@
+"""Following one reply from the engine's events to the client's: read, watched, and written down."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
+
+from a3s_power.generation import Done, Event, FinishReason, Text, Thinking, Timings, TokenLogprob, Usage
+from a3s_power.prompt.reading import BlankTrimmer, Piece, Reader
+from a3s_power.service.repeats import RepeatGuard
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """One reply. `said` is its text as the engine gave it, marks and all where a reader reads it."""
+
+    def __init__(
+        self, reader: Reader | None, *, shows_thinking: bool, count_prompt: Callable[[], Awaitable[int]]
+    ) -> None:
+        self.said: list[str] = []
+        self._reader = reader
+        self._trimmer = BlankTrimmer()
+        self._shows_thinking = shows_thinking
+        self._count_prompt = count_prompt
+        self._guard = RepeatGuard()
+        self._pieces = 0
+        self._started_ns = time.monotonic_ns()
+
+    async def follow(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The events for the client. A model that is stuck is stopped, with a Done of our own."""
+        async for event in events:
+            if isinstance(event, Text):
+                self.said.append(event.text)
+            for told in self._told(event):
+                yield told
+            if isinstance(event, Text | Thinking) and event.text:
+                self._pieces += 1
+                if self._guard.is_stuck(event.text):
+                    for told in self._told(await self._done()):
+                        yield told
+                    return
+
+    def _told(self, event: Event) -> Iterator[Event]:
+        match event:
+            case Text(text, logprobs) if self._reader is not None:
+                yield from self._shown(_with_logprobs(self._reader.feed(text), logprobs))
+            case Done() if self._reader is not None:
+                yield from self._shown(self._reader.finish())
+                if self._reader.lost:
+                    log.warning("a tool call could not be read")
+                yield event
+            case Text() | Thinking():
+                piece = self._trimmer.trim(event)
+                if piece.text or piece.logprobs:
+                    yield from self._shown((piece,))
+            case _:
+                yield event
+
+    def _shown(self, events: Iterable[Event]) -> Iterator[Event]:
+        """A client that wants no thoughts gets none, but every logprob it asked for."""
+        for event in events:
+            match event:
+                case Thinking(_, logprobs) if not self._shows_thinking:
+                    if logprobs:
+                        yield Text("", logprobs)
+                case _:
+                    yield event
+
+    async def _done(self) -> Done:
+        log.warning("a reply repeats itself and is stopped")
+        usage = Usage(await self._count_prompt(), self._pieces)
+        return Done(FinishReason.STOP, usage, Timings(completion_ns=time.monotonic_ns() - self._started_ns))
+
+
+def _with_logprobs(pieces: list[Piece], logprobs: tuple[TokenLogprob, ...]) -> list[Piece]:
+    """On the first piece that can carry them; where there is none, on an empty one: no token's is lost."""
+    if not logprobs:
+        return pieces
+    for n, piece in enumerate(pieces):
+        if isinstance(piece, Text | Thinking):
+            return [*pieces[:n], replace(piece, logprobs=logprobs), *pieces[n + 1 :]]
+    return [Text("", logprobs), *pieces]

@@ -1,0 +1,201 @@
+"""What a request puts before the model: which messages, rendered by whom, and shortened when they are too many."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio.to_thread
+
+from a3s_power.errors import ContextExceeded, InvalidRequest
+from a3s_power.generation import JSON, ChatInput, GenerationRequest, PromptInput
+from a3s_power.messages import Message
+from a3s_power.prompt.definitions import checked_tools
+from a3s_power.prompt.harmony import ToolNames
+from a3s_power.prompt.template import GoTemplate
+from a3s_power.runner.base import ChatPrompt, Runner
+from a3s_power.service.cards import ModelCard
+
+ANSWER_SHARE = 8
+"""A conversation that is shortened leaves this part of the context, one in so many, for the answer."""
+
+_THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What one request puts before the model, not yet rendered.
+
+    A draft with a `text` is finished. Else its messages are rendered: by the Go template, or by the engine's chat
+    template where there is none.
+    """
+
+    messages: tuple[Message, ...] = ()
+    tools: Sequence[JSON] = ()
+    think: bool | str | None = None
+    template: GoTemplate | None = None
+    text: str | None = None
+    before: str = ""
+    """Text of an earlier reply's context, which nobody renders again."""
+    is_chat: bool = False
+    is_truncated: bool = False
+
+    @property
+    def chat_prompt(self) -> ChatPrompt | None:
+        """The conversation, if the engine is to render it and to read the reply."""
+        if self.is_chat and self.template is None:
+            return ChatPrompt(self.messages, self.tools, self.think)
+        return None
+
+    @property
+    def can_shorten(self) -> bool:
+        """Whether messages may be left out: never of a finished text, or behind a context."""
+        return self.text is None and not self.before
+
+    @property
+    def image_count(self) -> int:
+        """Pictures in all messages."""
+        return sum(len(message.images) for message in self.messages)
+
+
+# ---- drafting ----
+
+
+async def draft(runner: Runner, card: ModelCard, request: GenerationRequest) -> Draft:
+    """Put together what the client sent and what the model brings. Raises InvalidRequest, InvalidTemplate."""
+    match request.input:
+        case ChatInput() as chat:
+            return _conversation(card, chat, _think(card, request))
+        case PromptInput(raw=True) as given:
+            return Draft(text=given.prompt)
+        case PromptInput(suffix=suffix) as given if suffix:
+            assert card.template is not None, "a model without a Go template has no capability insert"
+            render = card.template.render_insert
+            return Draft(text=await anyio.to_thread.run_sync(render, given.prompt, suffix))
+        case PromptInput() as given:
+            return await _single(runner, card, given, _think(card, request))
+
+
+def _think(card: ModelCard, request: GenerationRequest) -> bool | str | None:
+    """A model that can think does, unless it is told not to."""
+    if request.think is None and "thinking" in card.capabilities:
+        return True
+    return request.think
+
+
+def _conversation(card: ModelCard, chat: ChatInput, think: bool | str | None) -> Draft:
+    messages = (*card.model.messages, *chat.messages)
+    if card.model.system and chat.messages[0].role != "system":
+        messages = (Message("system", card.model.system), *messages)
+    if card.drops_old_thoughts:
+        messages = tuple(_without_old_thoughts(messages))
+    tools = checked_tools(chat.tools)
+    if card.template is not None and card.markup.is_harmony:
+        names = ToolNames.of(tools)
+        messages, tools = names.for_model(messages), names.tools
+        think = "high" if think == "max" else think  # the most it knows
+    return Draft(messages, tools, think, card.template, is_chat=True)
+
+
+async def _single(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> Draft:
+    """`/api/generate`: one user message, with the model's own before it unless it goes on from a context."""
+    template = card.template
+    if given.template:
+        template = await anyio.to_thread.run_sync(GoTemplate.parse, given.template)
+    if template is None and not card.has_chat_template:
+        return Draft(text=given.prompt)
+    system = card.model.system if given.system is None else given.system
+    messages = () if given.context else card.model.messages
+    if system:
+        messages = (Message("system", system), *messages)
+    messages = (*messages, Message("user", given.prompt, images=given.images))
+    return Draft(messages, (), think, template, before=await _before(runner, card, given.context))
+
+
+async def _before(runner: Runner, card: ModelCard, context: Sequence[int]) -> str:
+    if not context:
+        return ""
+    if not all(0 <= token < card.footprint.vocabulary for token in context):
+        raise InvalidRequest("context holds tokens that the model does not have")
+    return await runner.detokenize(context)
+
+
+def _without_old_thoughts(messages: Sequence[Message]) -> Iterator[Message]:
+    """Thoughts that clients send back inside answers, before the last question, only fill the context."""
+    last = max((n for n, message in enumerate(messages) if message.role == "user"), default=0)
+    for n, message in enumerate(messages):
+        if n < last and message.role == "assistant":
+            content = message.content
+            thoughts = _THOUGHTS.match(content)
+            yield replace(message, content=content[thoughts.end() :]) if thoughts else message
+        else:
+            yield message
+
+
+# ---- rendering ----
+
+
+async def render(runner: Runner, card: ModelCard, given: Draft) -> str:
+    """The text that the model sees. Raises InvalidTemplate, EngineRejected."""
+    if given.text is not None:
+        return given.text
+    if given.template is None:
+        return given.before + await runner.render(ChatPrompt(given.messages, given.tools, given.think))
+    # On a thread: a template that nobody has read may take seconds before its budget is spent.
+    rendered = await anyio.to_thread.run_sync(
+        partial(given.template.render_chat, given.messages, given.tools, given.think)
+    )
+    if card.adds_bos:
+        rendered = rendered.removeprefix("<bos>")
+    return given.before + rendered
+
+
+async def count(runner: Runner, card: ModelCard, given: Draft) -> int:
+    """Tokens that the draft takes."""
+    return len(await runner.tokenize(await render(runner, card, given), special=True))
+
+
+# ---- shortening ----
+
+
+async def shortened(runner: Runner, card: ModelCard, given: Draft, num_ctx: int, answer: int | None) -> Draft:
+    """The draft without its oldest turns, as few as make room for an answer of `answer` tokens.
+
+    System messages and tools stay, and so does the last turn: the last user message and all that follows. A turn
+    goes whole, so that no tool result loses its call and no answer its question. An answer whose length nobody
+    said gets a share of the context, and none more than a quarter. Raises ContextExceeded if the last turn alone
+    is too long.
+    """
+    turns = list(_turns(given.messages))
+    room = num_ctx - 1 - min(num_ctx // 4, num_ctx // ANSWER_SHARE if answer is None else answer)
+
+    async def without(dropped: int) -> tuple[Draft, int]:
+        kept = {n for turn in turns[dropped:] for n in turn}
+        messages = tuple(m for n, m in enumerate(given.messages) if n in kept or m.role == "system")
+        candidate = replace(given, messages=messages, is_truncated=True)
+        return candidate, await count(runner, card, candidate)
+
+    low, high = 1, len(turns) - 1  # the fewest turns to drop lie between
+    best, tokens = await without(max(high, 0))
+    if tokens >= num_ctx or high < 1:
+        raise ContextExceeded(tokens, num_ctx)
+    while low < high:
+        middle = (low + high) // 2
+        candidate, tokens = await without(middle)
+        if tokens <= room:
+            best, high = candidate, middle
+        else:
+            low = middle + 1
+    return best
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[list[int]]:
+    """Indices of messages that belong together: a user's, and what follows it. System messages are in none."""
+    turn: list[int] = []
+    for n, message in enumerate(messages):
+        if message.role == "user" and turn:
+            yield turn
+            turn = []
+        if message.role != "system":
+            turn.append(n)
+    yield turn
