@@ -69,11 +69,19 @@ class ContextExceeded(InvalidRequest):
 
     def __init__(self, prompt_tokens: int, num_ctx: int) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, the context window {num_ctx}; "
-            "shorten the prompt or raise num_ctx"
+            "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+            "adjust the context length in settings, or use a model with a longer context length "
+            f"({prompt_tokens} tokens, {num_ctx} available)"
         )
         self.prompt_tokens = prompt_tokens
         self.num_ctx = num_ctx
+
+
+class CloudDisabled(AppError):
+    """What was asked for is Ollama's cloud's to do. `unavailable` says what: `web search is unavailable`."""
+
+    def __init__(self, unavailable: str) -> None:
+        super().__init__(f"ollama cloud is disabled: {unavailable}")
 
 
 class NotFound(AppError):

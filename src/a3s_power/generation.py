@@ -95,7 +95,7 @@ class PromptInput:
     suffix: str = ""
     system: str | None = None
     template: str | None = None
-    context: tuple[int, ...] = ()
+    context: tuple[int, ...] | None = None
     images: tuple[bytes, ...] = ()
     raw: bool = False
 
@@ -106,15 +106,15 @@ class GenerationRequest:
 
     `name` is the model that is meant, `model` the client's spelling of it; `options` are JSON values, checked when
     merged with the model's; `keep_alive_s` None keeps what the runner has; `think` None leaves it to the model;
-    `output_format` is None, "json" or a JSON schema; `top_logprobs` None asks for no logprobs at all;
-    `may_truncate` lets a conversation that is too long lose its oldest messages.
+    `output_format` is None, or what should be "json" or a JSON schema, not looked at yet; `top_logprobs` None asks
+    for no logprobs at all; `may_truncate` lets a conversation that is too long lose its oldest messages.
     """
 
     name: ModelName
     model: str
     input: ChatInput | PromptInput
     options: JSON = field(default_factory=dict)
-    output_format: str | JSON | None = None
+    output_format: object = None
     think: bool | str | None = None
     keep_alive_s: float | None = None
     top_logprobs: int | None = None

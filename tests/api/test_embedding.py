@@ -35,6 +35,8 @@ def embedder(real, minilm_gguf):
     """A server with the models `minilm` and `smollm2`."""
     real.create("minilm", minilm_gguf)
     yield real
+    real.sdk.embed("minilm", "", keep_alive=0)
+    until(lambda: "minilm:latest" not in real.loaded())
     real.sdk.delete("minilm")
 
 
@@ -305,6 +307,31 @@ def test_a_chat_model_embeds_and_then_chats_on_the_same_runner(embedder):
     assert chatted.eval_count == 4
     assert embedder.post("/api/embed", asked).status_code == 200
     assert embedder.server.log.read_text().count("msg=loaded model=smollm2") == before + 1
+
+
+def test_who_wants_a_larger_context_and_who_wants_vectors_do_not_load_in_turns(embedder):
+    embedder.sdk.generate("smollm2", keep_alive=0)
+    until(lambda: "smollm2:latest" not in embedder.loaded())
+    before = embedder.server.log.read_text().count("msg=loaded model=smollm2")
+    for _ in range(3):
+        options = {"num_ctx": 1024, "num_predict": 1}
+        embedder.sdk.chat("smollm2", [{"role": "user", "content": "Hi"}], options=options)
+        assert embedder.post("/api/embed", {"model": "smollm2", "input": "Hi"}).status_code == 200
+    assert embedder.server.log.read_text().count("msg=loaded model=smollm2") == before + 2
+    embedder.sdk.generate("smollm2", keep_alive=0)
+    until(lambda: "smollm2:latest" not in embedder.loaded())
+
+
+@pytest.mark.parametrize("options, tokens", [({}, 511), ({"num_ctx": 64}, 64)])
+def test_a_long_text_loses_its_end_in_a_chat_model_too(embedder, options, tokens):
+    embedder.post("/api/embed", {"model": "smollm2"})
+    reply = embedder.post("/api/embed", {"model": "smollm2", "input": " a" * 600, "options": options})
+    assert reply.json()["prompt_eval_count"] == tokens
+
+
+def test_an_empty_text_is_one_in_a_chat_model_too(embedder):
+    reply = embedder.post("/api/embed", {"model": "smollm2", "input": ["", "a"]}).json()
+    assert [len(row) for row in reply["embeddings"]] == [576, 576]
 
 
 def test_a_model_for_embedding_does_not_chat(embedder):

@@ -16,6 +16,7 @@ from a3s_power.api.openapi import _given, document
 from a3s_power.api.operations import OPERATIONS, UNLISTED
 from a3s_power.api.reference import _text, page
 from a3s_power.errors import InvalidRequest
+from a3s_power.grammar.schema import answer_grammar
 from a3s_power.options import KINDS
 from a3s_power.wire import ollama as wire
 
@@ -106,7 +107,7 @@ JSON_VALUES = (
     [
         (wire.GenerateRequest, "keep_alive", fields.keep_alive),
         (wire.GenerateRequest, "think", fields.think),
-        (wire.GenerateRequest, "format", fields.output_format),
+        (wire.GenerateRequest, "format", answer_grammar),
         (wire.EmbedRequest, "input", embedding._inputs),
         (wire.CreateRequest, "license", models._licenses),
         (wire.ToolCallFunction, "arguments", lambda value: fields._tool_call(call_with(value))),

@@ -160,6 +160,33 @@ def test_a_tool_needs_no_more_than_a_name(thinker):
     assert chat(thinker, tools=[{"function": {"name": "f", "parameters": None}}])["done"]
 
 
+def test_each_token_has_its_logprob_also_where_the_engine_would_hold_it_back(thinker):
+    reply = chat(thinker, think=False, logprobs=True, options=GREEDY | {"num_predict": 9})
+    assert len(reply["logprobs"]) == reply["eval_count"] == 9
+
+
+def test_models_are_shown_of_tools_what_ollama_shows_them(thinker):
+    parameters = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "unit": {"type": "string", "enum": ["C", "F"], "default": "C"},
+            "where": {"$ref": "#/$defs/Place"},
+            "else": {"$ref": "https://example.com/x.json", "description": "odd"},
+        },
+        "$defs": {"Place": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    }
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "description": "d", "parameters": parameters, "strict": True},
+    }
+    rendered = chat(thinker, tools=[tool], _debug_render_only=True)["_debug_info"]["rendered_template"]
+    shown = json.loads(rendered.partition("<tools>")[2].partition("</tools>")[0])
+    del parameters["additionalProperties"], parameters["properties"]["unit"]["default"]
+    del parameters["properties"]["else"]["$ref"]
+    assert shown == {"type": "function", "function": {"name": "f", "description": "d", "parameters": parameters}}
+
+
 # ---- what is too long ----
 
 
@@ -204,7 +231,7 @@ def test_a_smaller_wish_is_kept_by_shortening_too(real):
 def test_one_prompt_is_never_cut(real, fields):
     response = real.post("/api/generate", {"model": "smollm2", "prompt": "word " * 600, **fields})
     assert response.status_code == 400
-    assert "context window 512" in response.json()["error"]
+    assert "512 available" in response.json()["error"]
 
 
 # ---- going round in circles ----
@@ -221,6 +248,57 @@ def test_a_model_that_repeats_itself_is_stopped(scripted):
 
 def chat_of(content, **fields):
     return {"model": "m", "messages": [{"role": "user", "content": content}], **fields}
+
+
+# ---- prompts of one text ----
+
+
+@pytest.fixture
+def inserter(scripted, tmp_path):
+    api = scripted()
+    template = "{{ if .Suffix }}{{ .Prompt }}~{{ .Suffix }}{{ else }}{{ .Prompt }}{{ end }}"
+    api.create("fim", tiny_gguf(tmp_path / "fim.gguf", chat_template=None), template=template)
+    api.create("bare", tiny_gguf(tmp_path / "bare.gguf", chat_template=None))
+    api.create("claims", tiny_gguf(tmp_path / "claims.gguf"), info={"capabilities": ["insert"]})
+    return api
+
+
+@pytest.mark.parametrize(
+    "fields, rendered",
+    [
+        ({"model": "fim", "prompt": "a", "suffix": "b"}, "a~b"),
+        ({"model": "fim", "prompt": "a", "suffix": "b", "template": "<{{ .Prompt }}|{{ .Suffix }}>"}, "<a|b>"),
+        ({"model": "fim", "prompt": "a", "suffix": "b", "context": [1, 2]}, "t1 t2a~b"),
+        ({"model": "bare", "prompt": "a", "context": [1, 2]}, "t1 t2a"),
+        ({"model": "bare", "prompt": "a", "system": "x"}, "a"),
+    ],
+)
+def test_a_prompt_is_put_together(inserter, fields, rendered):
+    reply = inserter.post("/api/generate", fields | {"_debug_render_only": True}).json()
+    assert reply["_debug_info"]["rendered_template"] == rendered
+
+
+def test_what_cannot_insert_says_so(inserter):
+    for model in ("bare", "claims"):
+        response = inserter.post("/api/generate", {"model": model, "prompt": "a", "suffix": "b"})
+        assert response.status_code == 400
+        assert response.json()["error"] == f"registry.ollama.ai/library/{model}:latest does not support insert"
+
+
+def test_a_template_that_fails_is_its_owners_fault(inserter, tmp_path):
+    failing = "{{ range .Messages }}{{ .Foo }}{{ end }}"
+    inserter.create("failing", tiny_gguf(tmp_path / "failing.gguf", chat_template=None), template=failing)
+    assert inserter.post("/api/chat", chat_of("a", model="failing")).status_code == 500
+    assert inserter.post("/api/generate", {"model": "bare", "prompt": "a", "template": failing}).status_code == 400
+
+
+@pytest.mark.parametrize("fields", [{"raw": True}, {}])
+def test_thoughts_are_told_apart_where_a_template_only_cuts_old_ones_off(scripted, tmp_path, fields):
+    api = scripted()
+    api.create("r1", tiny_gguf(tmp_path / "r1.gguf", chat_template="{{ content.split('</think>')[-1] }}"))
+    body = {"model": "r1", "prompt": "say:<thi|nk>|hm|</think>|yes", "stream": False}
+    reply = api.post("/api/generate", body | fields).json()
+    assert (reply["thinking"], reply["response"]) == ("hm", "yes")
 
 
 # ---- harmony ----

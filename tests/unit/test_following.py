@@ -39,8 +39,14 @@ async def follow(events, *, reader=None, shows_thinking=True):
 
 @pytest.mark.anyio
 async def test_without_a_reader_events_pass():
-    events = [Thinking("hm"), Text("a"), ToolCalls((ToolCall("f", {}),)), DONE]
+    events = [Thinking("hm"), Text("a"), ToolCalls((ToolCall("f", {}, "call_1"),)), DONE]
     assert await follow(events) == (events, "a")
+
+
+@pytest.mark.anyio
+async def test_a_call_without_an_id_gets_one():
+    (called, _), _ = await follow([ToolCalls((ToolCall("f", {}),)), DONE])
+    assert called.calls[0].id.startswith("call_")
 
 
 @pytest.mark.anyio

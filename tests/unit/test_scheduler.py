@@ -69,9 +69,9 @@ class House:
         self.scheduler = Scheduler(self.engine, self.machine.machine, limits)
         self.tasks = None
 
-    async def ask(self, model, *, keep_alive_s=None, need=SIZE, fit=None, **spec):
+    async def ask(self, model, *, keep_alive_s=None, need=SIZE, fit=None, join=None, **spec):
         """A request for a model, as far as it gets."""
-        request = Request(model, LoadPlan(LoadSpec(model, **{"slots": 4, **spec}), need, fit))
+        request = Request(model, LoadPlan(LoadSpec(model, **{"slots": 4, **spec}), need, fit, join))
         self.tasks.start_soon(request.run, self.scheduler, keep_alive_s)
         await settle()
         return request
@@ -230,6 +230,17 @@ async def test_a_runner_of_the_same_model_is_replaced_only_when_it_is_gone():
         await settle()
         assert second.lease.spec.num_ctx == 8192
         assert it.loaded == ["a"]
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+async def test_a_runner_that_replaces_another_may_do_what_that_one_did(is_joined):
+    def join(replaced):
+        return LoadPlan(LoadSpec("a", slots=4, num_ctx=8192, num_batch=replaced.num_batch), SIZE)
+
+    async with house() as it:
+        await it.use("a", num_batch=7, num_ctx=2048)
+        second = await it.ask("a", num_ctx=8192, join=join if is_joined else None)
+        assert (second.lease.spec.num_ctx, second.lease.spec.num_batch) == (8192, 7 if is_joined else 512)
 
 
 # ---- how long runners stay ----

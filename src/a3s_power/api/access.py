@@ -46,7 +46,7 @@ class Access:
     def refuses(self, method: str, headers: Headers) -> Response | None:
         """The reply for a request that goes no further: refused, or a preflight answered. None lets it in."""
         origin = headers.get("origin")
-        if origin is not None and not self._is_own(origin, headers):
+        if origin and not self._is_own(origin, headers):
             if not self._allows(origin):
                 return Response(status_code=403)
             if method == "OPTIONS":
@@ -63,7 +63,7 @@ class Access:
     def grants(self, headers: Headers) -> Mapping[str, str]:
         """Headers that let the page which asked read the reply."""
         origin = headers.get("origin")
-        if origin is None or self._is_own(origin, headers):
+        if not origin or self._is_own(origin, headers):
             return {}
         if "*" in self.origins:
             return {"Access-Control-Allow-Origin": "*"}

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from a3s_power.errors import (
     AppError,
+    CloudDisabled,
     ContextExceeded,
     EngineRejected,
     InvalidRequest,
@@ -27,13 +28,6 @@ class Interrupted(AppError):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down")
-
-
-class CloudDisabled(AppError):
-    """What was asked for is Ollama's cloud's to do. `unavailable` says what: `web search is unavailable`."""
-
-    def __init__(self, unavailable: str) -> None:
-        super().__init__(f"ollama cloud is disabled: {unavailable}")
 
 
 class InternalError(AppError):

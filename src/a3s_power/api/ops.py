@@ -6,9 +6,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from a3s_power import __version__
-from a3s_power.api.ollama.generation import JSON
+from a3s_power.api.ollama.replies import json_reply
 from a3s_power.service.library import Library
-from a3s_power.wire.gojson import encode
 from a3s_power.wire.ollama import HealthReply, VersionReply
 
 OLLAMA_VERSION = "0.30.0"
@@ -28,10 +27,10 @@ class OpsAPI:
 
     async def version(self, _request: Request) -> Response:
         """GET /api/version."""
-        return Response(encode(VersionReply(OLLAMA_VERSION)), media_type=JSON)
+        return json_reply(VersionReply(OLLAMA_VERSION))
 
     async def health(self, _request: Request) -> Response:
         """GET /health."""
         loaded = [runner for runner in self._library.loaded() if not runner.is_loading]
         uptime_s = int(time.monotonic() - self._started)
-        return Response(encode(HealthReply("ok", __version__, uptime_s, len(loaded))), media_type=JSON)
+        return json_reply(HealthReply("ok", __version__, uptime_s, len(loaded)))

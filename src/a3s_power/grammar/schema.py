@@ -6,6 +6,7 @@ order of `properties`; where there are properties, others need `additionalProper
 unless `minItems` says otherwise; `oneOf` is read as `anyOf`.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,22 +17,27 @@ from a3s_power.grammar.schemaread import check_size, follow, read_shape, schemas
 from a3s_power.grammar.shapes import Schemas, Shape, Subschema, meet
 from a3s_power.grammar.values import Values
 
+MAX_QUOTED = 200
+"""Characters of what is no format that its error repeats."""
 
-def answer_grammar(output_format: str | Mapping[str, object], thinking: ThinkingFrame | None = None) -> str:
+
+def answer_grammar(output_format: object, thinking: ThinkingFrame | None = None) -> str:
     """The GBNF of answers in a format: "json" for any JSON object, or a JSON schema.
 
     With `thinking`, free text up to the closing tag may stand before the answer. Raises InvalidRequest, with what
     and where, for a schema that is malformed, too large, or cannot be expressed.
     """
     grammar = Grammar()
-    if isinstance(output_format, str):
-        if output_format != "json":
-            raise unfit(f'{output_format[:80]!r}; expected "json" or a valid JSON Schema object')
-        answer = "object"
-    else:
-        schema = dict(output_format)
-        check_size(schema)
-        answer = _Compiler(grammar, schema).compile()
+    match output_format:
+        case "json":
+            answer = "object"
+        case dict():
+            check_size(output_format)
+            answer = _Compiler(grammar, output_format).compile()
+        case _:  # Ollama's words; the value is quoted as JSON in JSON
+            text = json.dumps(output_format, ensure_ascii=False, separators=(",", ":"))[:MAX_QUOTED]
+            quoted = json.dumps(text, ensure_ascii=False)
+            raise unfit(f'{quoted}; expected "json" or a valid JSON Schema object')
     return grammar.text(_framed(grammar, answer, thinking))
 
 

@@ -32,9 +32,11 @@ def uses_chat_template(
     """Whether the model takes the native path. Without either template it does: the engine has a default.
 
     `renderer`, `parser` and `family` are the config's; `go_template` is OLLAMA_GO_TEMPLATE, None when unset.
+    Models for Ollama's built-in renderers, and gpt-oss, take it wherever the file has a template: llama.cpp knows
+    them.
     """
     if renderer or parser or is_harmony(template, family):
-        return False
+        return jinja is not None or template is None
     if template is None:
         return True
     if go_template is not None:

@@ -16,6 +16,7 @@ import msgspec
 
 from a3s_power.generation import JSON, Text, Thinking, ToolCalls
 from a3s_power.messages import Message, ToolCall
+from a3s_power.prompt.definitions import name_of
 from a3s_power.prompt.toolcalls import new_call_id
 
 PRESERVED_TOKENS = ("<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|constrain|>")
@@ -55,9 +56,10 @@ class ToolNames:
         """The names of these definitions. One without a name stays as it is."""
         given: dict[str, str] = {}
         seen: dict[str, str] = {}
-        for name in map(_name_of, tools):
+        numbers: dict[str, Iterator[int]] = {}
+        for name in map(name_of, tools):
             if name is not None and name not in seen:
-                seen[name] = _unique(_identifier(name), given)
+                seen[name] = _unique(_identifier(name), given, numbers)
                 given[seen[name]] = name
         return cls(tuple(_renamed(tool, seen) for tool in tools), seen, given)
 
@@ -77,15 +79,8 @@ class ToolNames:
         return self._seen.get(name) or _identifier(name)
 
 
-def _name_of(tool: JSON) -> str | None:
-    match tool:
-        case {"function": {"name": str(name)}}:
-            return name
-    return None
-
-
 def _renamed(tool: JSON, names: Mapping[str, str]) -> JSON:
-    name = _name_of(tool)
+    name = name_of(tool)
     if name is None:
         return tool
     return {**tool, "function": {**cast(JSON, tool["function"]), "name": names[name]}}
@@ -100,10 +95,12 @@ def _identifier(name: str) -> str:
     return f"_{identifier}" if identifier[0].isdecimal() else identifier
 
 
-def _unique(name: str, taken: Mapping[str, str]) -> str:
+def _unique(name: str, taken: Mapping[str, str], numbers: dict[str, Iterator[int]]) -> str:
+    """`name`, `name_2`, `name_3`; each name's numbers go on from where they were."""
     if name not in taken:
         return name
-    return next(numbered for n in count(2) if (numbered := f"{name}_{n}") not in taken)
+    ahead = numbers.setdefault(name, count(2))
+    return next(numbered for n in ahead if (numbered := f"{name}_{n}") not in taken)
 
 
 # ---- the model's text ----

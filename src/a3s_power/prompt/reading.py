@@ -12,7 +12,8 @@ from a3s_power.generation import JSON, Text, Thinking, ToolCalls
 from a3s_power.grammar.gbnf import ThinkingFrame
 from a3s_power.messages import Message
 from a3s_power.prompt import harmony
-from a3s_power.prompt.tags import preserved, thinking_tags, tool_tag
+from a3s_power.prompt.definitions import name_of
+from a3s_power.prompt.tags import NO_TOOL_TAG, preserved, thinking_tags, tool_tag
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.prompt.thinking import ThinkingSplitter
 from a3s_power.prompt.toolcalls import ToolCallParser
@@ -54,7 +55,7 @@ class Markup:
 
     thinking: tuple[str, str] | None = None
     """The tags around thoughts, `("<think>", "</think>")`."""
-    tool_tag: str = "{"
+    tool_tag: str = NO_TOOL_TAG
     """What a call begins with."""
     is_harmony: bool = False
 
@@ -67,7 +68,9 @@ class Markup:
     def of_chat_template(cls, jinja: str) -> Self:
         """By the marks that are found in a Jinja template."""
         is_harmony = all(marker in jinja for marker in ("<|channel|>", "<|message|>"))
-        tags = (pair for pair in CHAT_TEMPLATE_TAGS if all(tag in jinja for tag in pair))
+        tags = (
+            pair for pair in CHAT_TEMPLATE_TAGS if pair[1] in jinja
+        )  # some only cut old thoughts, at their end
         return cls(next(tags, None), is_harmony=is_harmony)
 
     @property
@@ -94,9 +97,11 @@ class Markup:
         if self.is_harmony:
             return harmony.HarmonyParser(harmony.ToolNames.of(tools), messages[-1] if messages else None)
         splitter = ThinkingSplitter(*self.thinking, is_inside=self._opens(prompt)) if self.thinking else None
-        return _TagReader(
-            splitter, ToolCallParser(preserved(self.tool_tag) or self.tool_tag, _names(tools)) if tools else None
-        )
+        return _TagReader(splitter, self._parser(tools) if tools else None)
+
+    def _parser(self, tools: Sequence[JSON]) -> ToolCallParser:
+        names = [name for tool in tools if (name := name_of(tool))]
+        return ToolCallParser(preserved(self.tool_tag) or self.tool_tag, names)
 
     def _opens(self, prompt: str) -> bool:
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0].strip())
@@ -149,9 +154,3 @@ class BlankTrimmer:
         if piece.text:
             self._last = type(piece)
         return piece
-
-
-def _names(tools: Sequence[JSON]) -> list[str]:
-    functions = (tool.get("function") for tool in tools)
-    names = (function.get("name") for function in functions if isinstance(function, dict))
-    return [name for name in names if isinstance(name, str) and name]

@@ -250,6 +250,8 @@ async def chat_events(chunks: AsyncIterator[bytes], want_top: int | None) -> Asy
             if _UNREADABLE not in chunk.error.message:
                 raise _engine_error(chunk.error)
             log.warning("a tool call could not be read")
+            for call in calls.finish():
+                yield ToolCalls((call,))
             yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces))
             return
         if chunk.prompt_progress is not None:

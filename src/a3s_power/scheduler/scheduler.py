@@ -195,6 +195,8 @@ class Scheduler(Generic[M]):
                     "differs": _differences(slot.spec, waiter.plan.spec),
                 },
             )
+            if slot.spec.model_path == waiter.plan.spec.model_path:
+                waiter.plan = waiter.plan.joined(slot.spec)
 
     # ---- slots ----
 

@@ -102,11 +102,17 @@ class LoadPlan:
     """What a request wants loaded, and the bytes it is estimated to take.
 
     `fit` has the last word when it is loaded: from the bytes then free to what is really loaded, and its bytes.
+    `join` is asked when a runner of the same model has to make way, for a plan that serves its requests too.
     """
 
     spec: LoadSpec
     need: int
     fit: Callable[[int], tuple[LoadSpec, int]] | None = None
+    join: "Callable[[LoadSpec], LoadPlan] | None" = None
+
+    def joined(self, replaced: LoadSpec) -> "LoadPlan":
+        """The plan that also does what the runner did that it replaces: else two clients load in turns."""
+        return self.join(replaced) if self.join else self
 
     def fitted(self, free: int) -> tuple[LoadSpec, int]:
         """What to load into `free` bytes."""

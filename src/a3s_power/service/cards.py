@@ -40,6 +40,11 @@ class ModelCard:
         return self.model.name
 
     @property
+    def has_file(self) -> bool:
+        """Whether there is a GGUF that could be read."""
+        return self.gguf is not NO_HEADER
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the file brings a chat template for the engine."""
         return self.gguf.chat_template is not None
@@ -99,32 +104,34 @@ class Cards:
                     del self._cards[next(iter(self._cards))]  # the one that was made first
         return card
 
+    def outline(self, model: Model) -> ModelCard:
+        """What can be said of a model whose files cannot be read: that it is there, to be deleted."""
+        return ModelCard(model, NO_HEADER, (), None, Markup(), model.config.capabilities, Footprint.of(NO_HEADER))
+
     def _make(self, model: Model) -> ModelCard:
         gguf = _header(model, model.model_path) if model.model_path else NO_HEADER
         projectors = tuple(_header(model, path) for path in model.projector_paths)
         template = _go_template(model)
-        is_native = self._is_native(model, gguf, template)
+        config = model.config
+        is_native = uses_chat_template(
+            gguf.chat_template,
+            template,
+            renderer=config.renderer,
+            parser=config.parser,
+            family=config.model_family,
+            go_template=self._go_template,
+        )
         found = capabilities(
-            declared=model.config.capabilities,
+            declared=config.capabilities,
             gguf=gguf if model.model_path else None,
             projectors=projectors,
             template=template,
             native=is_native,
-            parser=model.config.parser,
-            family=model.config.model_family,
+            parser=config.parser,
+            family=config.model_family,
         )
         used = None if is_native else template
         return ModelCard(model, gguf, projectors, used, _markup(model, gguf, used), found, Footprint.of(gguf))
-
-    def _is_native(self, model: Model, gguf: GGUF, template: GoTemplate | None) -> bool:
-        """Whether the engine's chat template prompts the model.
-
-        For Ollama's built-in renderers and for harmony it does wherever the file brings one: llama.cpp knows them.
-        """
-        config, jinja = model.config, gguf.chat_template
-        if config.renderer or config.parser or is_harmony(template, config.model_family):
-            return jinja is not None or template is None
-        return uses_chat_template(jinja, template, go_template=self._go_template)
 
 
 def _markup(model: Model, gguf: GGUF, template: GoTemplate | None) -> Markup:

@@ -1,13 +1,14 @@
 """What a request asks for that its model cannot do, told in Ollama's words before anything is loaded."""
 
-from a3s_power.errors import InvalidRequest, UnsupportedCapability
+from a3s_power.errors import CloudDisabled, InvalidRequest, UnsupportedCapability
 from a3s_power.generation import ChatInput, GenerationRequest, PromptInput
 from a3s_power.prompt.definitions import checked_tools
 from a3s_power.service.cards import ModelCard
 
 
 def check(card: ModelCard, request: GenerationRequest) -> None:
-    """Raise InvalidRequest, or UnsupportedCapability, for the first thing that is wrong."""
+    """Raise InvalidRequest, UnsupportedCapability or CloudDisabled for the first thing that is wrong."""
+    check_place(card)
     if isinstance(request.input, PromptInput):
         _check_prompt(card, request.input)
     if request.think and "thinking" not in card.capabilities:
@@ -16,11 +17,20 @@ def check(card: ModelCard, request: GenerationRequest) -> None:
         verb = "chat" if isinstance(request.input, ChatInput) else "generate"
         raise UnsupportedCapability(f'"{request.model}" does not support {verb}', "completion")
     for capability in _wanted(request):
-        if capability not in card.capabilities:
+        is_there = capability in card.capabilities
+        if capability == "insert":
+            is_there = is_there and card.template is not None
+        if not is_there:
             raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
     if isinstance(request.input, ChatInput):
         checked_tools(request.input.tools)
     _check_prompting(card, request)
+
+
+def check_place(card: ModelCard) -> None:
+    """Raise CloudDisabled for a model that Ollama's cloud would run: its entry in the store has no file."""
+    if card.model.config.remote_host:
+        raise CloudDisabled("remote model is unavailable")
 
 
 def _check_prompt(card: ModelCard, given: PromptInput) -> None:
@@ -41,14 +51,15 @@ def _wanted(request: GenerationRequest) -> tuple[str, ...]:
 
 def _check_prompting(card: ModelCard, request: GenerationRequest) -> None:
     """Raise InvalidRequest for what we could not put before the model as it was meant."""
-    is_text = card.template is not None or isinstance(request.input, PromptInput)
-    if is_text and _has_images(request):
-        raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
+    if _has_images(request):
+        if card.template is not None or not isinstance(request.input, ChatInput):
+            raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
+        if request.input.tools and request.output_format is not None:
+            raise InvalidRequest("this version takes no pictures together with both tools and a format")
     config = card.model.config
-    is_lost = config.renderer or (config.parser and card.template is None)
-    if is_lost and not card.has_chat_template:
-        name = config.renderer or config.parser
-        raise InvalidRequest(f'"{card.name.display}" needs the renderer "{name}", which this server has not')
+    needs = config.renderer or ("" if card.markup.is_harmony else config.parser)
+    if needs and not card.has_chat_template:
+        raise InvalidRequest(f'"{card.name.display}" needs the renderer "{needs}", which this server has not')
 
 
 def _has_images(request: GenerationRequest) -> bool:

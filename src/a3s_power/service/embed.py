@@ -14,6 +14,7 @@ from a3s_power.options import merge
 from a3s_power.runner.base import LoadSpec, Pooling, Runner
 from a3s_power.scheduler.slots import Lease, LoadPlan
 from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.checks import check_place
 from a3s_power.service.loading import Loader
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -106,6 +107,7 @@ class EmbedService:
             pass
 
     def _plan(self, card: ModelCard, request: EmbeddingRequest) -> LoadPlan:
+        check_place(card)
         return self._loader.plan(card, request.options, _pooling(card))[0]
 
 
@@ -166,9 +168,13 @@ class Window:
     is_bytewise: bool
     """Whether a text has no more tokens than bytes."""
     truncate: bool
+    nothing: tuple[int, ...] = ()
+    """Tokens for an empty text, where the tokenizer adds none: the engine embeds no text of no tokens."""
 
-    async def fit(self, text: str, runner: Runner) -> str | list[int]:
+    async def fit(self, text: str, runner: Runner) -> str | Sequence[int]:
         """The text, or as many of its tokens as fit. Raises ContextExceeded, InvalidRequest."""
+        if not text and self.nothing:
+            return self.nothing
         if self.is_bytewise and len(text.encode()) + MOST_ADDED <= self.limit:
             return text  # the usual one: without asking the engine
         beginning, tokens = await self._beginning(text, runner)
@@ -197,10 +203,16 @@ def _window(card: ModelCard, request: EmbeddingRequest, wanted: LoadSpec, lease:
     """A request has the context it asked for, however little, and not the larger one that is loaded."""
     asked = merge((card.model.parameters, request.options))[0].num_ctx
     limit = lease.spec.num_ctx if wanted.is_ctx_automatic else min(wanted.num_ctx, asked or wanted.num_ctx)
-    if not _sees_in_batches(card):
-        limit = min(limit, lease.spec.num_batch)
+    # In batches, the engine leaves room for a token that is never made.
+    limit = min(limit, lease.spec.num_ctx - 1 if _sees_in_batches(card) else lease.spec.num_batch)
     is_bytewise = card.gguf.metadata.get("tokenizer.ggml.model") in BYTEWISE_TOKENIZERS
-    return Window(limit, is_bytewise, request.truncate)
+    return Window(limit, is_bytewise, request.truncate, _nothing(card))
+
+
+def _nothing(card: ModelCard) -> tuple[int, ...]:
+    """The token for the beginning of a text, of a causal model that does not put it there by itself."""
+    token = card.gguf.metadata.get("tokenizer.ggml.bos_token_id")
+    return (token,) if isinstance(token, int) and _sees_in_batches(card) and not card.adds_bos else ()
 
 
 def _sees_in_batches(card: ModelCard) -> bool:

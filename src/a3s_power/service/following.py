@@ -5,8 +5,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 
-from a3s_power.generation import Done, Event, FinishReason, Text, Thinking, Timings, TokenLogprob, Usage
+from a3s_power.generation import Done, Event, FinishReason, Text, Thinking, Timings, TokenLogprob, ToolCalls, Usage
 from a3s_power.prompt.reading import BlankTrimmer, Piece, Reader
+from a3s_power.prompt.toolcalls import new_call_id
 from a3s_power.service.repeats import RepeatGuard
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class Follower:
                 piece = self._trimmer.trim(event)
                 if piece.text or piece.logprobs:
                     yield from self._shown((piece,))
-            case _:
+            case ToolCalls(calls):
+                yield ToolCalls(tuple(call if call.id else replace(call, id=new_call_id()) for call in calls))
+            case Done():
                 yield event
 
     def _shown(self, events: Iterable[Event]) -> Iterator[Event]:

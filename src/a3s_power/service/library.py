@@ -34,17 +34,22 @@ class Library:
         return await self._cards.get(name, name.display)
 
     async def all(self) -> list[ModelCard]:
-        """Every model that can be read, the newest first."""
+        """Every model with a manifest that can be used, the newest first."""
         return await anyio.to_thread.run_sync(self._all)
 
     def _all(self) -> list[ModelCard]:
-        cards = []
-        for model in self._store.list():
-            try:
-                cards.append(self._cards.of(model))
-            except AppError as exc:
-                log.warning("skipping a model", extra={"model": model.name.display, "error": str(exc)})
-        return cards
+        cards = filter(None, map(self._listed, self._store.manifests.names()))
+        return sorted(cards, key=lambda card: card.model.modified_at, reverse=True)
+
+    def _listed(self, name: ModelName) -> ModelCard | None:
+        """The card, or the outline of a model that is damaged: who cannot see it cannot delete it."""
+        try:
+            return self._cards.of(self._store.get(name))
+        except AppError as exc:
+            log.warning("a model cannot be read", extra={"model": name.display, "error": str(exc)})
+        with suppress(AppError):
+            return self._cards.outline(self._store.outline(name))
+        return None
 
     def loaded(self) -> list[Loaded[ModelCard]]:
         """What is loaded and loading. Never waits."""

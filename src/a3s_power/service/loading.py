@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from a3s_power.devices import logical_cores
 from a3s_power.errors import InvalidRequest
+from a3s_power.names import ModelName
 from a3s_power.options import LoadOptions, SamplingOptions, merge
 from a3s_power.runner.base import LoadSpec, Pooling
 from a3s_power.scheduler.memory import Footprint, comfortable, estimate, largest
@@ -51,10 +52,9 @@ class Loader:
             raise InvalidRequest(f"model '{card.name.display}' has no GGUF file and cannot run here")
         load, sampling = merge((card.model.parameters, options))
         spec = self._spec(card, load, pooling)
-        if not spec.is_ctx_automatic:
-            return LoadPlan(spec, estimate(card.footprint, spec)), sampling
-        spec = comfortable(card.footprint, spec)
-        return LoadPlan(spec, estimate(card.footprint, spec), partial(_fitted, card.footprint, spec)), sampling
+        if spec.is_ctx_automatic:
+            spec = comfortable(card.footprint, spec)
+        return _planned(card.footprint, spec), sampling
 
     def lease(
         self, card: ModelCard, plan: LoadPlan, keep_alive_s: float | None
@@ -65,6 +65,10 @@ class Loader:
     def unload(self, card: ModelCard) -> None:
         """Let the model's runners go; names that share its file share them."""
         self._scheduler.unload(lambda other: other.model.model_path == card.model.model_path)
+
+    def card_of_loaded(self, name: ModelName) -> ModelCard | None:
+        """The card of a loaded model of that name, which may be gone from the store."""
+        return next((row.model for row in self.loaded() if row.model.name.same_as(name)), None)
 
     def loaded(self) -> list[Loaded[ModelCard]]:
         """What is loaded and loading."""
@@ -98,6 +102,24 @@ def _least_batch(card: ModelCard, pooling: Pooling | None) -> int:
     if pooling is not Pooling.FILE:
         return 1
     return min(EMBEDDING_BATCH, card.footprint.trained_ctx or EMBEDDING_BATCH)
+
+
+def _planned(footprint: Footprint, spec: LoadSpec) -> LoadPlan:
+    fit = partial(_fitted, footprint, spec) if spec.is_ctx_automatic else None
+    return LoadPlan(spec, estimate(footprint, spec), fit, partial(_joined, footprint, spec))
+
+
+def _joined(footprint: Footprint, wanted: LoadSpec, replaced: LoadSpec) -> LoadPlan:
+    """The larger context of the two, and vectors if either wants some; nothing of it if they differ in more."""
+    joinable = {name: getattr(replaced, name) for name in ("num_ctx", "is_ctx_automatic", "pooling")}
+    if replace(wanted, **joinable) != replaced:
+        return _planned(footprint, wanted)
+    both = replace(wanted, pooling=wanted.pooling or replaced.pooling)
+    if replaced.num_ctx <= wanted.num_ctx and wanted.is_ctx_automatic:
+        return _planned(footprint, both)
+    is_automatic = wanted.is_ctx_automatic or replaced.is_ctx_automatic
+    both = replace(both, num_ctx=max(wanted.num_ctx, replaced.num_ctx), is_ctx_automatic=is_automatic)
+    return LoadPlan(both, estimate(footprint, both), None, partial(_joined, footprint, both))
 
 
 def _fitted(footprint: Footprint, spec: LoadSpec, free: int) -> tuple[LoadSpec, int]:

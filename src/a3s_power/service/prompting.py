@@ -1,13 +1,15 @@
 """What a request puts before the model: which messages, rendered by whom, and shortened when they are too many."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import TypeVar
 
+import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
-from a3s_power.errors import ContextExceeded, InvalidRequest
+from a3s_power.errors import ContextExceeded, InvalidRequest, InvalidTemplate, StoreFailed
 from a3s_power.generation import JSON, ChatInput, GenerationRequest, PromptInput
 from a3s_power.messages import Message
 from a3s_power.prompt.definitions import checked_tools
@@ -18,6 +20,12 @@ from a3s_power.service.cards import ModelCard
 
 ANSWER_SHARE = 8
 """A conversation that is shortened leaves this part of the context, one in so many, for the answer."""
+
+IMAGE_TOKENS = 768
+RENDERERS = 2
+"""Threads; they compete for the interpreter anyway."""
+
+T = TypeVar("T")
 
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -41,11 +49,9 @@ class Draft:
     is_truncated: bool = False
 
     @property
-    def chat_prompt(self) -> ChatPrompt | None:
-        """The conversation, if the engine is to render it and to read the reply."""
-        if self.is_chat and self.template is None:
-            return ChatPrompt(self.messages, self.tools, self.think)
-        return None
+    def is_native_chat(self) -> bool:
+        """Whether the engine could render it, and read the reply."""
+        return self.is_chat and self.template is None
 
     @property
     def can_shorten(self) -> bool:
@@ -69,9 +75,7 @@ async def draft(runner: Runner, card: ModelCard, request: GenerationRequest) -> 
         case PromptInput(raw=True) as given:
             return Draft(text=given.prompt)
         case PromptInput(suffix=suffix) as given if suffix:
-            assert card.template is not None, "a model without a Go template has no capability insert"
-            render = card.template.render_insert
-            return Draft(text=await anyio.to_thread.run_sync(render, given.prompt, suffix))
+            return await _insert(runner, card, given, _think(card, request))
         case PromptInput() as given:
             return await _single(runner, card, given, _think(card, request))
 
@@ -80,6 +84,8 @@ def _think(card: ModelCard, request: GenerationRequest) -> bool | str | None:
     """A model that can think does, unless it is told not to."""
     if request.think is None and "thinking" in card.capabilities:
         return True
+    if request.think == "max" and card.markup.is_harmony:
+        return "high"  # the most that it knows
     return request.think
 
 
@@ -93,26 +99,35 @@ def _conversation(card: ModelCard, chat: ChatInput, think: bool | str | None) ->
     if card.template is not None and card.markup.is_harmony:
         names = ToolNames.of(tools)
         messages, tools = names.for_model(messages), names.tools
-        think = "high" if think == "max" else think  # the most it knows
     return Draft(messages, tools, think, card.template, is_chat=True)
 
 
 async def _single(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> Draft:
     """`/api/generate`: one user message, with the model's own before it unless it goes on from a context."""
-    template = card.template
-    if given.template:
-        template = await anyio.to_thread.run_sync(GoTemplate.parse, given.template)
+    template, before = await _template(card, given), await _before(runner, card, given.context)
     if template is None and not card.has_chat_template:
-        return Draft(text=given.prompt)
+        return Draft(text=before + given.prompt)
     system = card.model.system if given.system is None else given.system
-    messages = () if given.context else card.model.messages
+    messages = card.model.messages if given.context is None else ()
     if system:
         messages = (Message("system", system), *messages)
     messages = (*messages, Message("user", given.prompt, images=given.images))
-    return Draft(messages, (), think, template, before=await _before(runner, card, given.context))
+    return Draft(messages, (), think, template, before=before)
 
 
-async def _before(runner: Runner, card: ModelCard, context: Sequence[int]) -> str:
+async def _insert(runner: Runner, card: ModelCard, given: PromptInput, think: bool | str | None) -> Draft:
+    """`/api/generate` with a suffix: what belongs between the two."""
+    template, before = await _template(card, given), await _before(runner, card, given.context)
+    assert template is not None, "a model without a Go template cannot insert"
+    return Draft(text=before + await _on_thread(template.render_insert, given.prompt, given.suffix, think))
+
+
+async def _template(card: ModelCard, given: PromptInput) -> GoTemplate | None:
+    """The client's own, else the model's."""
+    return await _on_thread(GoTemplate.parse, given.template) if given.template else card.template
+
+
+async def _before(runner: Runner, card: ModelCard, context: Sequence[int] | None) -> str:
     if not context:
         return ""
     if not all(0 <= token < card.footprint.vocabulary for token in context):
@@ -141,18 +156,37 @@ async def render(runner: Runner, card: ModelCard, given: Draft) -> str:
         return given.text
     if given.template is None:
         return given.before + await runner.render(ChatPrompt(given.messages, given.tools, given.think))
-    # On a thread: a template that nobody has read may take seconds before its budget is spent.
-    rendered = await anyio.to_thread.run_sync(
-        partial(given.template.render_chat, given.messages, given.tools, given.think)
-    )
+    try:
+        rendered = await _on_thread(given.template.render_chat, given.messages, given.tools, given.think)
+    except InvalidTemplate as exc:
+        if given.template is not card.template:
+            raise
+        raise StoreFailed(f"model '{card.name.display}' has a template that fails: {exc}") from exc
     if card.adds_bos:
         rendered = rendered.removeprefix("<bos>")
     return given.before + rendered
 
 
 async def count(runner: Runner, card: ModelCard, given: Draft) -> int:
-    """Tokens that the draft takes."""
-    return len(await runner.tokenize(await render(runner, card, given), special=True))
+    """Tokens that the draft takes; a picture counts as many as in Ollama, before anyone has looked at it."""
+    tokens = await runner.tokenize(await render(runner, card, given), special=True)
+    return len(tokens) + IMAGE_TOKENS * given.image_count
+
+
+_renderers: RunVar[anyio.CapacityLimiter] = RunVar("renderers")
+
+
+async def _on_thread(work: Callable[..., T], *args: object) -> T:
+    """For templates: one that nobody has read may take seconds before its budget is spent.
+
+    They have few threads, so that all others stay free, and a client that leaves does not wait for its own.
+    """
+    try:
+        limiter = _renderers.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(RENDERERS)
+        _renderers.set(limiter)
+    return await anyio.to_thread.run_sync(work, *args, limiter=limiter, abandon_on_cancel=True)
 
 
 # ---- shortening ----

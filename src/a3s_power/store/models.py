@@ -1,17 +1,16 @@
 """Models: what a name in the store means, its manifest and its small layers read into one value."""
 
-import builtins
 import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, TypeVar
 
-from a3s_power.errors import AppError, InvalidRequest, ModelNotFound, StoreFailed
+from a3s_power.errors import InvalidRequest, ModelNotFound, StoreFailed
 from a3s_power.messages import Message
 from a3s_power.names import ModelName
 from a3s_power.store import manifests as media
@@ -87,19 +86,19 @@ class Model:
     size_bytes: int
     modified_at: datetime
     config: Config
-    model_path: Path | None
+    model_path: Path | None = None
     """The GGUF; None for a model that runs elsewhere or is no GGUF."""
-    parent_model: str
-    projector_paths: tuple[Path, ...]
-    adapter_paths: tuple[Path, ...]
-    draft_path: Path | None
-    template: str | None
+    parent_model: str = ""
+    projector_paths: tuple[Path, ...] = ()
+    adapter_paths: tuple[Path, ...] = ()
+    draft_path: Path | None = None
+    template: str | None = None
     """Go template; None without a template layer."""
-    system: str
-    parameters: Mapping[str, object]
+    system: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
     """Options as the model's maker set them, not checked."""
-    messages: tuple[Message, ...]
-    licenses: tuple[str, ...]
+    messages: tuple[Message, ...] = ()
+    licenses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +143,17 @@ class ModelStore:
             return model if stamp == self.manifests.stamp(name) else None
         return None
 
-    def list(self) -> builtins.list[Model]:
-        """All models, the newest first. Those that cannot be read are skipped with a warning."""
-        models = []
-        for name in self.manifests.names():
-            try:
-                models.append(self.get(name))
-            except AppError as exc:
-                _log.warning("skipping model %s: %s", name.display, exc)
-        return sorted(models, key=lambda model: model.modified_at, reverse=True)
+    def outline(self, name: ModelName) -> Model:
+        """A model of which no layer is read, and its config only if that can be: to be listed, and to be deleted.
+
+        Raises ModelNotFound, and StoreFailed for a manifest that cannot be used.
+        """
+        stored = self.manifests.read(self._find(name))
+        try:
+            config = _Layers(self.blobs, stored).config()
+        except StoreFailed:
+            config = Config()
+        return _model(stored, config)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Another name for the same model; an older model of that name is replaced. Raises ModelNotFound."""
@@ -223,12 +224,8 @@ class ModelStore:
     def _load(self, stored: StoredManifest) -> Model:
         layers = _Layers(self.blobs, stored)
         sources = [layer.from_ or "" for layer in stored.manifest.layers if layer.media_type == media.MODEL]
-        return Model(
-            name=stored.name,
-            digest=stored.digest,
-            size_bytes=stored.size_bytes,
-            modified_at=stored.modified_at,
-            config=layers.config(),
+        return replace(
+            _model(stored, layers.config()),
             model_path=_last(layers.paths(media.MODEL)),
             parent_model=_last(sources) or "",
             projector_paths=layers.paths(media.PROJECTOR),
@@ -240,6 +237,17 @@ class ModelStore:
             messages=layers.messages(),
             licenses=layers.texts(media.LICENSE),
         )
+
+
+def _model(stored: StoredManifest, config: Config) -> Model:
+    """As far as it can be told without a look at its layers."""
+    return Model(
+        name=stored.name,
+        digest=stored.digest,
+        size_bytes=stored.size_bytes,
+        modified_at=stored.modified_at,
+        config=config,
+    )
 
 
 class _Layers:

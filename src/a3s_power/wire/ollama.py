@@ -372,6 +372,8 @@ class ListedModel(Reply, kw_only=True):
 
     name: str
     model: str
+    remote_model: str = ""
+    remote_host: str = ""
     modified_at: str
     size: int
     digest: str

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import threading
 from pathlib import Path
@@ -68,7 +67,7 @@ def tiny(store: ModelStore, name: str, *texts: str) -> Manifest:
 
 
 def displayed(store: ModelStore) -> list[str]:
-    return [model.name.display for model in store.list()]
+    return [name.display for name in store.manifests.names()]
 
 
 # Reading
@@ -182,16 +181,14 @@ def test_a_layer_without_a_digest_is_a_missing_blob(store):
         store.get(ModelName.parse("odd"))
 
 
-def test_the_list_has_the_newest_first_and_skips_what_cannot_be_read(store, tmp_path, caplog):
-    for age, name in enumerate(("new", "middle", "old")):
-        tiny(store, name)
-        os.utime(store.manifests.path(ModelName.parse(name)), (2_000_000_000 - age, 2_000_000_000 - age))
-    by_hand(tmp_path, "registry.ollama.ai/library/broken/latest", [("params", b"?")])
-    (tmp_path / "manifests/registry.ollama.ai/library/corrupt").mkdir()
-    (tmp_path / "manifests/registry.ollama.ai/library/corrupt/latest").write_text("?")
-    with caplog.at_level(logging.WARNING):
-        assert displayed(store) == ["new:latest", "middle:latest", "old:latest"]
-    assert [name in caplog.text for name in ("broken:latest", "corrupt:latest")] == [True, True]
+def test_a_model_that_is_damaged_has_an_outline(store, tmp_path):
+    manifest = by_hand(tmp_path, "registry.ollama.ai/library/broken/latest", [("params", b"?")])
+    outline = store.outline(ModelName.parse("BROKEN"))
+    assert (outline.name.display, outline.digest) == ("broken:latest", hashlib.sha256(manifest).hexdigest())
+    assert (outline.config.model_family, outline.model_path, outline.parameters) == ("llama", None, {})
+    for blob in (tmp_path / "blobs").iterdir():
+        blob.unlink()
+    assert store.outline(ModelName.parse("broken")).config == Config()
 
 
 # The cache

@@ -6,11 +6,9 @@ Clients ask before they offer such things, so they get the answers of an Ollama 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from a3s_power.api.errors import CloudDisabled
-from a3s_power.api.ollama.generation import JSON
-from a3s_power.errors import InvalidRequest
+from a3s_power.api.ollama.replies import json_reply
+from a3s_power.errors import CloudDisabled, InvalidRequest
 from a3s_power.wire import ollama as wire
-from a3s_power.wire.gojson import encode
 
 
 async def status(_request: Request) -> Response:
@@ -19,7 +17,7 @@ async def status(_request: Request) -> Response:
     The source is `env`: Ollama's desktop app offers a switch for what `config` has turned off, and lets its tools
     go on; `env` is the operator's word, that clients do not try to change.
     """
-    return _json(wire.ServerStatusReply(wire.CloudStatus(disabled=True, source="env")))
+    return json_reply(wire.ServerStatusReply(wire.CloudStatus(disabled=True, source="env")))
 
 
 async def me(_request: Request) -> Response:
@@ -28,12 +26,12 @@ async def me(_request: Request) -> Response:
     Every client takes a 401 for that, and a 503 for a fault worth a retry; without a `signin_url` none opens a
     browser on a page that could not sign this server in.
     """
-    return _json(wire.ErrorReply("unauthorized"), 401)
+    return json_reply(wire.ErrorReply("unauthorized"), 401)
 
 
 async def signout(_request: Request) -> Response:
     """POST /api/signout, and its older form DELETE /api/user/keys/:encodedKey."""
-    return _json(wire.ErrorReply("you are not currently signed in"), 401)
+    return json_reply(wire.ErrorReply("you are not currently signed in"), 401)
 
 
 async def web_search(request: Request) -> Response:
@@ -50,13 +48,9 @@ async def web_fetch(request: Request) -> Response:
 
 async def recommendations(_request: Request) -> Response:
     """GET /api/experimental/model-recommendations: we recommend nothing."""
-    return _json(wire.RecommendationsReply([]))
+    return json_reply(wire.RecommendationsReply([]))
 
 
 async def _has_body(request: Request) -> None:
     if not (await request.body()).strip():
         raise InvalidRequest("missing request body")
-
-
-def _json(reply: wire.Reply, status_code: int = 200) -> Response:
-    return Response(encode(reply), status_code, media_type=JSON)

@@ -1,6 +1,8 @@
 """A model in the words of `/api/tags` and `/api/show`."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -20,7 +22,7 @@ def details(card: ModelCard) -> wire.ModelDetails:
     """What kind of model it is; the config says, and the file where the config does not."""
     config = card.model.config
     quantisation = config.file_type
-    if quantisation in {"", "unknown"}:
+    if quantisation in {"", "unknown"} and card.has_file:
         quantisation = card.gguf.file_type_name
     return wire.ModelDetails(
         parent_model="",
@@ -35,11 +37,13 @@ def details(card: ModelCard) -> wire.ModelDetails:
 def listed(card: ModelCard) -> wire.ListedModel:
     """One row of /api/tags."""
     of_list = details(card)
-    of_list.context_length = card.gguf.context_length or 0
-    of_list.embedding_length = card.gguf.embedding_length or 0
+    of_list.context_length = card.gguf.context_length or card.model.config.context_length
+    of_list.embedding_length = card.gguf.embedding_length or card.model.config.embedding_length
     return wire.ListedModel(
         name=card.name.display,
         model=card.name.display,
+        remote_model=card.model.config.remote_model,
+        remote_host=card.model.config.remote_host,
         modified_at=local_time(card.model.modified_at),
         size=card.model.size_bytes,
         digest=card.model.digest,
@@ -48,21 +52,21 @@ def listed(card: ModelCard) -> wire.ListedModel:
     )
 
 
-async def shown(card: ModelCard, asked: wire.ShowRequest) -> wire.ShowReply:
+async def shown(stored: ModelCard, asked: wire.ShowRequest) -> wire.ShowReply:
     """The reply of /api/show; `verbose` adds the arrays of the files, which takes a thread."""
+    card = _overlaid(stored, asked)
     model, verbose = card.model, bool(asked.verbose)
     of_show = details(card)
     of_show.parent_model = model.parent_model
-    info = await anyio.to_thread.run_sync(_metadata, card.gguf, verbose)
     return wire.ShowReply(
         license="\n".join(model.licenses),
         modelfile=modelfile(card),
-        parameters=parameters({**model.parameters, **(asked.options or {})}),
+        parameters=parameters(model.parameters),
         template=effective_template(card),
-        system=asked.system or model.system,
+        system=model.system,
         details=of_show,
         messages=[wire.MessageReply(message.role, message.content) for message in model.messages],
-        model_info=dict(sorted({**info, "general.parameter_count": card.gguf.parameter_count}.items())),
+        model_info=await _model_info(card, verbose),
         projector_info=await _projector_info(card, verbose),
         tensors=[wire.TensorReply(tensor.name, tensor.type, list(tensor.shape)) for tensor in card.gguf.tensors],
         capabilities=list(card.capabilities),
@@ -85,6 +89,20 @@ def effective_template(card: ModelCard) -> str:
     return card.model.template or DEFAULT_TEMPLATE
 
 
+def _overlaid(card: ModelCard, asked: wire.ShowRequest) -> ModelCard:
+    """The model as it would be with the request's system prompt and options."""
+    given = {name: value for name, value in (asked.options or {}).items() if value is not None}
+    system, parameters = asked.system or card.model.system, {**card.model.parameters, **given}
+    return replace(card, model=replace(card.model, system=system, parameters=parameters))
+
+
+async def _model_info(card: ModelCard, verbose: bool) -> dict[str, object]:
+    if not card.has_file:
+        return {}
+    info = await anyio.to_thread.run_sync(_metadata, card.gguf, verbose)
+    return dict(sorted({**info, "general.parameter_count": card.gguf.parameter_count}.items()))
+
+
 async def _projector_info(card: ModelCard, verbose: bool) -> dict[str, object]:
     if not card.projectors:
         return {}
@@ -104,7 +122,7 @@ def _metadata(gguf: GGUF, verbose: bool) -> dict[str, object]:
     return info
 
 
-def parameters(values: dict[str, object]) -> str:
+def parameters(values: Mapping[str, object]) -> str:
     """One line for each value: the name in 30 columns, the value as Go's `%#v` prints it."""
     lines = []
     for name, value in sorted(values.items()):
@@ -126,11 +144,18 @@ def _go_syntax(value: object) -> str:
             return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r") + '"'
         case int() | float():
             return go_number(value)
-    return str(value)
+        case list():
+            return "[]interface {}{" + ", ".join(map(_go_syntax, value)) + "}"
+        case dict():
+            members = (f"{_go_syntax(key)}:{_go_syntax(item)}" for key, item in sorted(value.items()))
+            return "map[string]interface {}{" + ", ".join(members) + "}"
+    return "<nil>"
 
 
 def go_number(value: float) -> str:
     """Go's shortest `%g` of a float64: `0.9`, `42`, `1.048576e+06`; exponents below 1e-4 and from 1e6 on."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "+Inf" if value > 0 else "-Inf"  # which no JSON of Go's could have held
     sign, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
     if value == 0 or not isinstance(exponent, int) or 1e-4 <= abs(value) < 1e6:
         return repr(float(value)).removesuffix(".0")
@@ -142,12 +167,10 @@ def go_number(value: float) -> str:
 def modelfile(card: ModelCard) -> str:
     """A Modelfile that makes this model again."""
     model = card.model
-    header = (
-        '# Modelfile generated by "a3s-power show"\n'
-        "# To build a new Modelfile based on this, replace FROM with:\n"
-        f"# FROM {card.name.display}\n\n"
-    )
-    commands = [Command("model", str(model.model_path))]
+    header = '# Modelfile generated by "ollama show"\n'
+    if model.model_path:
+        header += f"# To build a new Modelfile based on this, replace FROM with:\n# FROM {card.name.display}\n"
+    commands = [Command("model", str(model.model_path or card.name.display))]
     commands += [Command("adapter", str(path)) for path in model.adapter_paths]
     commands += [Command("draft", str(path)) for path in (model.draft_path,) if path]
     commands += [Command("model", str(path)) for path in model.projector_paths]
@@ -158,7 +181,7 @@ def modelfile(card: ModelCard) -> str:
         commands += [Command(name, _plain(item)) for item in _items(value)]
     commands += [Command("license", text) for text in model.licenses]
     commands += [Command("message", f"{message.role}: {message.content}") for message in model.messages]
-    return header + serialise(commands)
+    return header + "\n" + serialise(commands)
 
 
 def _plain(value: object) -> str:

@@ -13,13 +13,12 @@ from starlette.responses import Response
 from a3s_power.api.errors import native
 from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name, said_by
+from a3s_power.api.ollama.replies import JSON, json_reply
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.errors import ContextExceeded, InvalidRequest
 from a3s_power.service.embed import Embedded, EmbeddingFailed, EmbeddingRequest, EmbedService, Vectors
 from a3s_power.wire import ollama as wire
 from a3s_power.wire.gojson import encode
-
-JSON = "application/json; charset=utf-8"
 
 TOO_LONG = "the input length exceeds the context length"
 CHUNK_FLOATS = 1 << 15
@@ -71,7 +70,7 @@ class EmbeddingAPI:
     async def _load(self, wanted: EmbeddingRequest) -> Response:
         with said_by("embed", wanted.model):
             await self._service.load(wanted)
-        return _json(wire.EmbedReply(wanted.model, []))
+        return json_reply(wire.EmbedReply(wanted.model, []))
 
     @asynccontextmanager
     async def _chunks(self, wanted: EmbeddingRequest, started_ns: int) -> AsyncIterator[Opened]:
@@ -83,9 +82,9 @@ class EmbeddingAPI:
         with said_by("embeddings", wanted.model), _said():
             if not wanted.inputs:
                 await self._service.load(wanted)
-                return _json(wire.EmbeddingReply([]))
+                return json_reply(wire.EmbeddingReply([]))
             done = await self._service.embed(wanted)
-            return _json(wire.EmbeddingReply(done.vectors[0].tolist()))
+            return json_reply(wire.EmbeddingReply(done.vectors[0].tolist()))
 
 
 def _inputs(value: object) -> tuple[str, ...]:
@@ -116,10 +115,6 @@ def _client_is_to_blame() -> Iterator[None]:
         yield
     except EmbeddingFailed as exc:
         raise InvalidRequest(str(exc).strip()) from exc
-
-
-def _json(reply: wire.Reply) -> Response:
-    return Response(encode(reply), media_type=JSON)
 
 
 async def _encoded(model: str, done: Embedded, started_ns: int) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import anyio.to_thread
@@ -13,7 +13,7 @@ from a3s_power.errors import InvalidRequest
 from a3s_power.messages import Message, ToolCall
 from a3s_power.units import FOREVER, parse_duration
 from a3s_power.wire import ollama as wire
-from a3s_power.wire.gojson import GoJSONError, GoStruct, decode, encode
+from a3s_power.wire.gojson import GoJSONError, GoStruct, decode
 
 T = TypeVar("T", bound=GoStruct)
 
@@ -66,17 +66,6 @@ def think(value: object) -> bool | str | None:
             levels = ", ".join(f'"{level}"' for level in THINK_LEVELS)
             raise InvalidRequest(f'invalid think value: "{value}" (must be {levels}, true, or false)')
     raise InvalidRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
-
-
-def output_format(value: object) -> str | Mapping[str, object] | None:
-    """None for free text, "json", or a JSON schema."""
-    match value:
-        case None | "":
-            return None
-        case "json" | dict():
-            return value
-    quoted = encode(encode(value).decode()).decode()
-    raise InvalidRequest(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
 
 
 def top_logprobs(wanted: bool | None, count: int | None) -> int | None:

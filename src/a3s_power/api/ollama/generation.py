@@ -12,7 +12,7 @@ from starlette.responses import Response
 from a3s_power.api.errors import native, native_stream
 from a3s_power.api.ollama import fields, replies
 from a3s_power.api.ollama.naming import checked_name
-from a3s_power.api.ollama.replies import Ending, Piece
+from a3s_power.api.ollama.replies import NDJSON, Ending, Piece, json_reply
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import (
     ChatInput,
@@ -27,9 +27,6 @@ from a3s_power.generation import (
 from a3s_power.service.chat import ChatService, Generation
 from a3s_power.wire import ollama as wire
 from a3s_power.wire.gojson import encode
-
-JSON = "application/json; charset=utf-8"
-NDJSON = "application/x-ndjson"
 
 TRUNCATED = {"X-A3S-Power-Truncated": "true"}
 """On a reply to a conversation whose oldest messages were left out."""
@@ -76,7 +73,7 @@ class GenerationAPI:
                 suffix=body.suffix or "",
                 system=body.system or None,
                 template=body.template or None,
-                context=tuple(body.context or ()),
+                context=None if body.context is None else tuple(body.context),
                 images=fields.images(body.images),
                 raw=bool(body.raw),
             ),
@@ -91,7 +88,7 @@ def _common(body: wire.ChatRequest | wire.GenerateRequest) -> dict[str, Any]:
     """What both requests say alike, as fields of a GenerationRequest."""
     return {
         "options": body.options or {},
-        "output_format": fields.output_format(body.format),
+        "output_format": None if body.format == "" else body.format,
         "think": fields.think(body.think),
         "keep_alive_s": fields.keep_alive(body.keep_alive),
         "top_logprobs": fields.top_logprobs(body.logprobs, body.top_logprobs),
@@ -123,13 +120,13 @@ class _Reply:
     async def _load_or_unload(self) -> Response:
         if self._wanted.keep_alive_s == 0:
             await self._service.unload(self._wanted)
-            return _json(self._line(Piece(), Ending("unload")))
+            return json_reply(self._line(Piece(), Ending("unload")))
         await self._service.load(self._wanted)
-        return _json(self._line(Piece(), Ending("load")))
+        return json_reply(self._line(Piece(), Ending("load")))
 
     async def _preview(self) -> Response:
         preview = await self._service.preview(self._wanted)
-        return _json(
+        return json_reply(
             self._endpoint.preview(self._wanted.model, wire.DebugInfo(preview.prompt, preview.image_count))
         )
 
@@ -137,7 +134,7 @@ class _Reply:
         async with self._service.open(self._wanted) as generation:
             told = [piece_and_ending async for piece_and_ending in self._told(generation)]
             pieces = [piece for piece, _ in told]
-            return _json(self._line(Piece.joined(pieces), told[-1][1]), _headers(generation))
+            return json_reply(self._line(Piece.joined(pieces), told[-1][1]), headers=_headers(generation))
 
     @asynccontextmanager
     async def _lines(self) -> AsyncIterator[Opened]:
@@ -185,7 +182,3 @@ def _piece(event: Event) -> Piece:
 
 def _headers(generation: Generation) -> dict[str, str]:
     return TRUNCATED if generation.is_truncated else {}
-
-
-def _json(reply: wire.Reply, headers: dict[str, str] | None = None) -> Response:
-    return Response(encode(reply), headers=headers, media_type=JSON)

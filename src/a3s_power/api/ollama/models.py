@@ -6,16 +6,17 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.errors import native_work
 from a3s_power.api.ollama import describe, fields
-from a3s_power.api.ollama.generation import JSON, NDJSON
 from a3s_power.api.ollama.naming import checked_name, said_by
+from a3s_power.api.ollama.replies import NDJSON, json_reply
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.build.assemble import Recipe
-from a3s_power.errors import BlobNotFound, InvalidRequest
+from a3s_power.errors import BlobNotFound, CloudDisabled, InvalidRequest
 from a3s_power.names import ModelName
 from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import ModelCard
@@ -39,13 +40,13 @@ class ModelsAPI:
     async def tags(self, _request: Request) -> Response:
         """GET /api/tags."""
         cards = await self._library.all()
-        return _json(wire.ListReply([describe.listed(card) for card in cards]))
+        return json_reply(wire.ListReply([describe.listed(card) for card in cards]))
 
     async def ps(self, _request: Request) -> Response:
         """GET /api/ps; answers at once, while a model loads too."""
         now = datetime.now().astimezone()
         loaded = sorted(self._library.loaded(), key=lambda row: row.remaining_s, reverse=True)
-        return _json(wire.RunningReply([_running(row, now) for row in loaded]))
+        return json_reply(wire.RunningReply([_running(row, now) for row in loaded]))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show."""
@@ -54,10 +55,13 @@ class ModelsAPI:
         name = checked_name(spelling, "show")
         with said_by("show", name.display):
             card = await self._library.card(name)
+        if card.model.config.remote_host:
+            raise CloudDisabled("remote model details are unavailable")
         reply = await describe.shown(card, body)
         if request.headers.get("user-agent", "").startswith(COPILOT):
             reply.model_info["general.basename"] = spelling
-        return _json(reply)
+        # On a thread: with `verbose` it is megabytes.
+        return await anyio.to_thread.run_sync(json_reply, reply)
 
     async def copy(self, request: Request) -> Response:
         """POST /api/copy."""
@@ -108,10 +112,6 @@ class ModelsAPI:
             return Response()
         await self._library.receive_blob(digest, request.stream())
         return Response(status_code=201)
-
-
-def _json(reply: wire.Reply) -> Response:
-    return Response(encode(reply), media_type=JSON)
 
 
 def _running(loaded: Loaded[ModelCard], now: datetime) -> wire.RunningModel:

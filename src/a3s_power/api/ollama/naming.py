@@ -1,12 +1,12 @@
 """Model names in requests, and what each endpoint says when one is missing, malformed, unknown or not for us."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from a3s_power.api.errors import CloudDisabled
-from a3s_power.errors import InvalidName, InvalidRequest, ModelNotFound, NotFound
+from a3s_power.errors import CloudDisabled, InvalidName, InvalidRequest, ModelNotFound, NotFound
 from a3s_power.names import ModelName
 
 Place = Literal["", "local", "cloud"]
@@ -16,7 +16,7 @@ _CLOUD = "-cloud"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One endpoint's texts; `{}` is the client's spelling."""
+    """One endpoint's texts; `{}` is the client's spelling, `{q}` the same in quotes."""
 
     empty: str = "model is required"
     invalid: str = "invalid model name"
@@ -29,21 +29,19 @@ class Words:
 WORDS: Mapping[str, Words] = {
     "generate": Words(empty=""),
     "chat": Words(),
-    "embed": Words(empty="", unknown='model "{}" not found, try pulling it first'),
-    "embeddings": Words(unknown='model "{}" not found, try pulling it first'),
+    "embed": Words(empty="", unknown="model {q} not found, try pulling it first"),
+    "embeddings": Words(unknown="model {q} not found, try pulling it first"),
     "show": Words(cloud="remote model details are unavailable"),
     "pull": Words(empty="invalid model name"),
     "push": Words(invalid="unqualified name: {}", has_place=False),
-    "delete": Words(invalid='name "{}" is invalid', cloud=""),
+    "delete": Words(invalid="name {q} is invalid", cloud=""),
     "source": Words(
         empty='source "" is invalid',
-        invalid='source "{}" is invalid',
-        unknown='model "{}" not found',
+        invalid="source {q} is invalid",
+        unknown="model {q} not found",
         has_place=False,
     ),
-    "destination": Words(
-        empty='destination "" is invalid', invalid='destination "{}" is invalid', has_place=False
-    ),
+    "destination": Words(empty='destination "" is invalid', invalid="destination {q} is invalid", has_place=False),
     "create": Words(empty="invalid model name", has_place=False),
     "from": Words(empty="invalid model name"),
 }
@@ -64,7 +62,7 @@ def said_by(endpoint: str, name: str) -> Iterator[None]:
     try:
         yield
     except ModelNotFound as exc:
-        raise UnknownModel(WORDS[endpoint].unknown.format(name)) from exc
+        raise UnknownModel(_said(WORDS[endpoint].unknown, name)) from exc
 
 
 def checked_name(text: str, endpoint: str) -> ModelName:
@@ -79,14 +77,25 @@ def checked_name(text: str, endpoint: str) -> ModelName:
     if place and _placed(base)[1]:
         raise InvalidRequest(f'use either :local or :cloud, not both: "{text.strip()}"')
     if place == "cloud" and not words.cloud:
-        base, place = text, ""
+        base, place = _entry(base), ""
     try:
+        if not words.has_place and base != base.strip():
+            raise InvalidName(base)
         name = ModelName.parse(base)
     except InvalidName:
-        raise InvalidRequest(words.invalid.format(text)) from None
+        raise InvalidRequest(_said(words.invalid, text)) from None
     if place == "cloud":
         raise CloudDisabled(words.cloud)
     return name
+
+
+def _said(words: str, spelling: str) -> str:
+    return words.format(spelling, q=json.dumps(spelling, ensure_ascii=False))
+
+
+def _entry(base: str) -> str:
+    """What Ollama calls its own entry of a cloud model: `foo:7b-cloud`, `foo:cloud`."""
+    return f"{base}-cloud" if ":" in base.rpartition("/")[2] else f"{base}:cloud"
 
 
 def _placed(text: str) -> tuple[str, Place]:

@@ -1,4 +1,4 @@
-"""Lines of /api/chat and /api/generate: what of an answer is new, in Ollama's shapes."""
+"""Replies in Ollama's shapes: whole ones, and the lines of /api/chat and /api/generate."""
 
 import time
 from collections.abc import Mapping
@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from starlette.responses import Response
+
 from a3s_power.generation import TokenLogprob
 from a3s_power.messages import ToolCall
 from a3s_power.wire import ollama as wire
+from a3s_power.wire.gojson import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,15 @@ class Ending:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     context: tuple[int, ...] = ()
     is_truncated: bool = False
+
+
+JSON = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
+
+
+def json_reply(reply: wire.Reply, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A whole reply."""
+    return Response(encode(reply), status, headers, JSON)
 
 
 def chat_line(model: str, piece: Piece, ending: Ending) -> wire.ChatReply:

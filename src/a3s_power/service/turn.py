@@ -1,0 +1,171 @@
+"""One request at the runner that it holds: its prompt, its bounds, its reply."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import anyio.to_thread
+
+from a3s_power.errors import ContextExceeded
+from a3s_power.generation import JSON, ChatInput, Event, GenerationRequest
+from a3s_power.grammar.schema import answer_grammar
+from a3s_power.options import SamplingOptions
+from a3s_power.prompt.reading import Reader
+from a3s_power.runner.base import ChatPrompt, Sampling
+from a3s_power.scheduler.slots import Lease, LoadPlan
+from a3s_power.service import prompting
+from a3s_power.service.cards import ModelCard
+from a3s_power.service.following import Follower
+from a3s_power.service.prompting import Draft
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the engine has begun."""
+
+    prompt: str
+    """As the model sees it; "" where only the engine needs it."""
+    events: AsyncIterator[Event]
+    follower: Follower
+    is_truncated: bool
+
+
+class Turn:
+    """Made for one request, with its lease."""
+
+    def __init__(
+        self, request: GenerationRequest, card: ModelCard, plan: LoadPlan, lease: Lease, options: SamplingOptions
+    ) -> None:
+        self.runner = lease.runner
+        self._request = request
+        self._card = card
+        self._options = options
+        self._is_limited = lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic
+        self._num_ctx = plan.spec.num_ctx if self._is_limited else lease.spec.num_ctx  # no more than was asked for
+
+    async def begin(self, stack: AsyncExitStack) -> Begun:
+        """Have the engine begin; `stack` ends it. Raises ContextExceeded for what is too long and stays so."""
+        draft = await self._draft()
+        try:
+            return await self._begin(draft, stack)
+        except ContextExceeded as exc:
+            if not self._may_shorten(draft):
+                raise
+            return await self._begin(await self._shortened(draft, exc), stack)
+
+    async def preview(self) -> tuple[str, int]:
+        """The prompt that `begin` would have the engine begin with, and how many pictures are in it."""
+        draft = await self._draft()
+        if self._may_shorten(draft) and (tokens := await self._count(draft)) >= self._num_ctx:
+            draft = await self._shortened(draft, ContextExceeded(tokens, self._num_ctx))
+        return await self._render(draft), draft.image_count
+
+    async def _draft(self) -> Draft:
+        return await prompting.draft(self.runner, self._card, self._request)
+
+    async def _render(self, draft: Draft) -> str:
+        return await prompting.render(self.runner, self._card, draft)
+
+    async def _count(self, draft: Draft) -> int:
+        return await prompting.count(self.runner, self._card, draft)
+
+    async def _begin(self, draft: Draft, stack: AsyncExitStack) -> Begun:
+        chat = self._chat_prompt(draft)
+        is_needed = chat is None or self._request.output_format is not None
+        prompt = await self._render(draft) if is_needed else ""
+        sampling = self._sampling(await self._grammar(draft, prompt))
+        if self._is_limited:
+            sampling = _limited(sampling, await self._count(draft), self._num_ctx)
+        stream = self.runner.complete(prompt, sampling) if chat is None else self.runner.chat(chat, sampling)
+        events = await stack.enter_async_context(stream)
+        reader = await self._reader(draft, prompt) if chat is None else None
+        return Begun(prompt, events, self._follower(draft, reader), draft.is_truncated)
+
+    # ---- who renders, and who reads ----
+
+    def _chat_prompt(self, draft: Draft) -> ChatPrompt | None:
+        """The conversation, if the engine is to render it, and to read the reply.
+
+        Beside tools it takes no grammar, and of tokens that it holds back it tells no logprobs: then we do both.
+        """
+        is_bound = self._request.output_format is not None
+        wants_logprobs = self._request.top_logprobs is not None
+        if not draft.is_native_chat or (is_bound and draft.tools):
+            return None
+        if wants_logprobs and not draft.tools and not draft.image_count:
+            return None
+        return ChatPrompt(draft.messages, draft.tools, draft.think)
+
+    async def _reader(self, draft: Draft, prompt: str) -> Reader:
+        tools = self._callable_tools()
+        if not tools:
+            return self._card.markup.reader(prompt, draft.messages, tools)
+        # On a thread: of a thousand tools it takes a tenth of a second.
+        return await anyio.to_thread.run_sync(self._card.markup.reader, prompt, draft.messages, tools)
+
+    def _callable_tools(self) -> Sequence[JSON]:
+        """Under the client's names. None where a format binds the reply: what looks like a call is the answer."""
+        if self._request.output_format is not None or not isinstance(self._request.input, ChatInput):
+            return ()
+        return self._request.input.tools
+
+    def _follower(self, draft: Draft, reader: Reader | None) -> Follower:
+        async def count_prompt() -> int:
+            return await self._count(draft)
+
+        return Follower(reader, shows_thinking=self._request.think is not False, count_prompt=count_prompt)
+
+    # ---- bounds ----
+
+    def _may_shorten(self, draft: Draft) -> bool:
+        return self._request.may_truncate and draft.can_shorten
+
+    async def _shortened(self, draft: Draft, exc: ContextExceeded) -> Draft:
+        short = await prompting.shortened(self.runner, self._card, draft, self._num_ctx, self._max_tokens())
+        log.info(
+            "conversation shortened",
+            extra={
+                "model": self._card.name.display,
+                "prompt_tokens": exc.prompt_tokens,
+                "num_ctx": self._num_ctx,
+                "messages": len(draft.messages) - len(short.messages),
+            },
+        )
+        return short
+
+    def _sampling(self, grammar: str | None) -> Sampling:
+        """What the options mean in a context of that size: -1 is all of it, for `repeat_last_n` too."""
+        options, num_ctx = self._options, self._num_ctx
+        return Sampling(
+            replace(
+                options,
+                repeat_last_n=num_ctx if options.repeat_last_n < 0 else min(options.repeat_last_n, num_ctx),
+                num_keep=min(options.num_keep, num_ctx),
+            ),
+            self._max_tokens(),
+            grammar,
+            self._request.top_logprobs,
+            self._card.markup.preserved_tokens,
+        )
+
+    def _max_tokens(self) -> int | None:
+        limit = self._options.num_predict
+        return min(limit, self._num_ctx) if limit >= 0 else None
+
+    async def _grammar(self, draft: Draft, prompt: str) -> str | None:
+        """On a thread: the worst schema takes half a second."""
+        if self._request.output_format is None:
+            return None
+        frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
+        return await anyio.to_thread.run_sync(answer_grammar, self._request.output_format, frame)
+
+
+def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:
+    """For a request that wants a smaller context than the runner has."""
+    room = num_ctx - prompt_tokens
+    if room <= 0:
+        raise ContextExceeded(prompt_tokens, num_ctx)
+    return replace(sampling, max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens))
