@@ -147,9 +147,9 @@ class BlankTrimmer:
 
     def trim(self, piece: Text | Thinking) -> Text | Thinking:
         """The piece without them; nothing may be left of its text."""
-        is_first_of_its_kind = self._last is not type(piece)
-        is_beside_thoughts = Thinking in (self._last, type(piece))
-        if is_first_of_its_kind and is_beside_thoughts:
+        if self._last is type(piece):  # the usual case
+            return piece
+        if Thinking in (self._last, type(piece)):
             piece = replace(piece, text=piece.text.lstrip())
         if piece.text:
             self._last = type(piece)

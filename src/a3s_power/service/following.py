@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from a3s_power.generation import Done, Event, FinishReason, Text, Thinking, Timings, TokenLogprob, ToolCalls, Usage
@@ -31,44 +31,46 @@ class Follower:
     async def follow(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """The events for the client. A model that is stuck is stopped, with a Done of our own."""
         async for event in events:
-            if isinstance(event, Text):
-                self.said.append(event.text)
             for told in self._told(event):
                 yield told
-            if isinstance(event, Text | Thinking) and event.text:
-                self._pieces += 1
-                if self._guard.is_stuck(event.text):
-                    for told in self._told(await self._done()):
-                        yield told
-                    return
+            if isinstance(event, Text | Thinking) and self._is_stuck(event.text):
+                for told in self._told(await self._done()):
+                    yield told
+                return
 
-    def _told(self, event: Event) -> Iterator[Event]:
+    def _is_stuck(self, text: str) -> bool:
+        self._pieces += bool(text)
+        return bool(text) and self._guard.is_stuck(text)
+
+    def _told(self, event: Event) -> Iterable[Event]:
+        """What comes of one event. Every token passes here: no generators, which cost more than the work."""
         match event:
-            case Text(text, logprobs) if self._reader is not None:
-                yield from self._shown(_with_logprobs(self._reader.feed(text), logprobs))
+            case Text(text, logprobs):
+                self.said.append(text)
+                if self._reader is not None:
+                    return self._shown(_with_logprobs(self._reader.feed(text), logprobs))
+                return self._trimmed(event)
+            case Thinking():
+                return self._trimmed(event)
+            case ToolCalls(calls):
+                return (ToolCalls(tuple(call if call.id else replace(call, id=new_call_id()) for call in calls)),)
             case Done() if self._reader is not None:
-                yield from self._shown(self._reader.finish())
+                rest = self._shown(self._reader.finish())
                 if self._reader.lost:
                     log.warning("a tool call could not be read")
-                yield event
-            case Text() | Thinking():
-                piece = self._trimmer.trim(event)
-                if piece.text or piece.logprobs:
-                    yield from self._shown((piece,))
-            case ToolCalls(calls):
-                yield ToolCalls(tuple(call if call.id else replace(call, id=new_call_id()) for call in calls))
-            case Done():
-                yield event
+                return [*rest, event]
+        return (event,)
 
-    def _shown(self, events: Iterable[Event]) -> Iterator[Event]:
+    def _trimmed(self, event: Text | Thinking) -> Iterable[Event]:
+        piece = self._trimmer.trim(event)
+        return self._shown([piece]) if piece.text or piece.logprobs else ()
+
+    def _shown(self, pieces: list[Piece]) -> list[Piece]:
         """A client that wants no thoughts gets none, but every logprob it asked for."""
-        for event in events:
-            match event:
-                case Thinking(_, logprobs) if not self._shows_thinking:
-                    if logprobs:
-                        yield Text("", logprobs)
-                case _:
-                    yield event
+        if self._shows_thinking:
+            return pieces
+        told = (Text("", piece.logprobs) if isinstance(piece, Thinking) else piece for piece in pieces)
+        return [piece for piece in told if isinstance(piece, ToolCalls) or piece.text or piece.logprobs]
 
     async def _done(self) -> Done:
         log.warning("a reply repeats itself and is stopped")
