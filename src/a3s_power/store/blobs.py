@@ -5,33 +5,23 @@ fsync and rename make it a blob once its digest has been checked. Part files nev
 Ollama's start-up prune deletes what it does not know.
 """
 
-import errno
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import stat
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from a3s_power.errors import BlobNotFound, DigestMismatch, InvalidDigest, InvalidRequest, StoreFailed
+from a3s_power.errors import BlobNotFound, DigestMismatch, InvalidDigest, InvalidRequest
+from a3s_power.store.assembly import Assembly
+from a3s_power.store.parts import Part, disk_errors, make_workspace, map_path, open_part, open_temp
 from a3s_power.units import MIB
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})", re.ASCII)
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space, or keep models elsewhere with OLLAMA_MODELS",
-    errno.EDQUOT: "the disk quota is used up; free some space, or keep models elsewhere with OLLAMA_MODELS",
-    errno.EACCES: "permission denied; check who owns the folder",
-    errno.EPERM: "permission denied; check who owns the folder",
-    errno.EROFS: "the file system is read-only; keep models elsewhere with OLLAMA_MODELS",
-}
 
 
 def check_digest(text: str) -> str:
@@ -39,72 +29,6 @@ def check_digest(text: str) -> str:
     if match := _DIGEST.fullmatch(text):
         return f"sha256:{match[1]}"
     raise InvalidDigest(text)
-
-
-@contextmanager
-def disk_errors(action: str) -> Iterator[None]:
-    """An OSError within becomes StoreFailed: `cannot <action>: the disk is full; …`."""
-    try:
-        yield
-    except OSError as exc:
-        raise StoreFailed(f"cannot {action}: {_ADVICE.get(exc.errno or 0, exc.strerror or exc)}") from exc
-
-
-def workspace(root: Path) -> Path:
-    """Where files bound for `root` are made: `.a3s-power/parts` beside it, symlinks followed.
-
-    On the same file system, so that rename can move them in. Where `root` is a mount point that place is inside
-    it: Ollama's prune leaves folders alone, and its glob for manifests looks four levels deep, no less.
-    """
-    root = root.resolve()
-    beside = root.parent.stat().st_dev == root.stat().st_dev
-    return (root.parent if beside else root) / ".a3s-power" / "parts"
-
-
-def make_workspace(root: Path) -> Path:
-    """`workspace(root)`, with `root` and itself on disk."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = workspace(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def open_locked(path: Path) -> FileIO | None:
-    """Open `path`, made if absent, for us alone until it is closed. None while somebody else has it.
-
-    The lock belongs to the file and not to its name: after a wait the name may be another file's, or the file a
-    finished blob. So only a lock on the file that bears the name now counts.
-    """
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _bears_name(fd, path):
-                return FileIO(fd, "r+")
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def open_temp(folder: Path) -> tuple[Path, FileIO]:
-    """A new, locked file under a random name, `<hex>.tmp`; the caller renames or removes it."""
-    while True:
-        path = folder / f"{secrets.token_hex(16)}.tmp"
-        if file := open_locked(path):
-            return path, file
-
-
-def fsync_dir(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class BlobStore:
@@ -189,12 +113,29 @@ class BlobStore:
         """
         digest = None if digest is None else check_digest(digest)
         with disk_errors(f"write to {self.root}"):
-            ingest = Ingest(self, *_open_part(make_workspace(self.root), digest), digest, size)
+            ingest = Ingest(self, _open_sequential(make_workspace(self.root), digest), digest, size)
         try:
             ingest.resume()
             yield ingest
         finally:
             ingest.close()
+
+    @contextmanager
+    def assemble(self, digest: str, size: int) -> Iterator[Assembly]:
+        """Put together a blob of known digest and size from pieces that come in any order.
+
+        Left without a commit, its bytes stay for the next assembly of it, as those of an ingest do, and with the
+        same exception. Raises StoreFailed if the disk has no room for the blob.
+        """
+        digest = check_digest(digest)
+        with disk_errors(f"write to {self.root}"):
+            part = open_part(make_workspace(self.root), digest)
+        assembly = Assembly(part, self.path(digest), digest, size)
+        try:
+            assembly.resume()
+            yield assembly
+        finally:
+            assembly.close()
 
     def _size(self, path: Path) -> int | None:
         with disk_errors(f"read blob {path}"), suppress(FileNotFoundError):
@@ -206,18 +147,17 @@ class BlobStore:
 class Ingest:
     """One blob on its way in, made by `BlobStore.ingest`; for one thread at a time."""
 
-    def __init__(self, store: BlobStore, path: Path, file: FileIO, digest: str | None, size: int | None) -> None:
+    def __init__(self, store: BlobStore, part: Part, digest: str | None, size: int | None) -> None:
         self.offset = 0
         """Bytes held."""
         self.size = size
         """Bytes announced, if they were."""
-        self._store, self._path, self._file, self._digest = store, path, file, digest
+        self._store, self._part, self._file, self._digest = store, part, part.file, digest
         self._hash = hashlib.sha256()
-        self._has_part = True
 
     def resume(self) -> None:
         """Hash what an earlier ingest left. More bytes than were announced are no beginning of this blob."""
-        with disk_errors(f"read {self._path}"):
+        with disk_errors(f"read {self._part.path}"):
             while chunk := self._file.read(MIB):
                 self._count(chunk)
         if self.size is not None and self.offset > self.size:
@@ -229,7 +169,7 @@ class Ingest:
             self.restart()
             raise InvalidRequest(f"blob is longer than the {self.size} bytes announced")
         rest = memoryview(chunk)
-        with disk_errors(f"write blob to {self._path}"):
+        with disk_errors(f"write blob to {self._part.path}"):
             while rest:  # counted as it goes: what is hashed is what the file holds, also when the disk fills up
                 written = self._file.write(rest)
                 self._count(rest[:written])
@@ -237,7 +177,7 @@ class Ingest:
 
     def restart(self) -> None:
         """Drop the bytes held and begin again."""
-        with disk_errors(f"write blob to {self._path}"):
+        with disk_errors(f"write blob to {self._part.path}"):
             self._file.seek(0)
             self._file.truncate()
         self.offset, self._hash = 0, hashlib.sha256()
@@ -254,63 +194,33 @@ class Ingest:
         if self._digest is not None and self._digest != digest:
             self.abort()
             raise DigestMismatch(self._digest, digest)
-        if self._is_there(digest):
-            self.abort()
-        else:
-            self._become(self._store.path(digest))
+        self._part.become(self._store.path(digest), self.offset)
         return digest
 
     def abort(self) -> None:
         """Drop the bytes for good. Does nothing after a commit."""
-        if self._has_part:
-            with disk_errors(f"delete {self._path}"):
-                self._path.unlink(missing_ok=True)
-            self._has_part = False
+        self._part.drop()
 
     def close(self) -> None:
         """Let go; `BlobStore.ingest` calls it. A part that nobody can resume goes."""
         try:
-            if self.offset == 0 or self._path.suffix != ".part":
+            if self.offset == 0 or not self._part.can_be_resumed:
                 self.abort()
         finally:
-            self._file.close()
-
-    def _is_there(self, digest: str) -> bool:
-        """Touch the blob that is here already. One cut short by somebody's crash does not count."""
-        try:
-            self._store.touch(digest)
-            return self._store.size(digest) == self.offset
-        except BlobNotFound:
-            return False
-
-    def _become(self, blob: Path) -> None:
-        with disk_errors(f"write blob {blob}"):
-            os.fchmod(self._file.fileno(), 0o644)
-            os.utime(self._file.fileno())  # the bytes may be old, and prunes go by age
-            os.fsync(self._file.fileno())
-            self._path.replace(blob)
-            self._has_part = False
-            fsync_dir(blob.parent)
+            self._part.close()
 
     def _count(self, chunk: bytes | memoryview) -> None:
         self._hash.update(chunk)
         self.offset += len(chunk)
 
 
-def _open_part(folder: Path, digest: str | None) -> tuple[Path, FileIO]:
-    """The part to append to: under the digest's name if it is announced and nobody else is at it."""
-    if digest is not None:
-        path = folder / f"{digest.removeprefix('sha256:')}.part"
-        if file := open_locked(path):
-            return path, file
-    return open_temp(folder)
-
-
-def _bears_name(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
+def _open_sequential(folder: Path, digest: str | None) -> Part:
+    """A part to append to. One with a map beside it has holes and is left to the next assembly."""
+    part = open_part(folder, digest)
+    if not map_path(part.path).exists():
+        return part
+    part.close()
+    return Part(*open_temp(folder))
 
 
 def _is_blob_name(name: str) -> bool:

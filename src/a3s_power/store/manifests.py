@@ -19,7 +19,8 @@ import msgspec
 
 from a3s_power.errors import InvalidDigest, InvalidName, InvalidRequest, ModelNotFound, StoreFailed
 from a3s_power.names import ModelName
-from a3s_power.store.blobs import check_digest, disk_errors, fsync_dir, make_workspace, open_temp
+from a3s_power.store.blobs import check_digest
+from a3s_power.store.parts import disk_errors, fsync_dir, make_workspace, open_temp
 from a3s_power.units import MIB
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

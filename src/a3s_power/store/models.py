@@ -14,8 +14,9 @@ from a3s_power.errors import InvalidRequest, ModelNotFound, StoreFailed
 from a3s_power.messages import Message
 from a3s_power.names import ModelName
 from a3s_power.store import manifests as media
-from a3s_power.store.blobs import BlobStore, disk_errors
+from a3s_power.store.blobs import BlobStore
 from a3s_power.store.manifests import Layer, Manifest, ManifestStore, Stamp, StoredManifest, read_json, write_json
+from a3s_power.store.parts import disk_errors
 from a3s_power.units import MIB, human_bytes
 
 MAX_TEXT_BYTES = 16 * MIB

@@ -1,6 +1,5 @@
 """What nothing needs goes, and nothing else."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from a3s_power.errors import StoreFailed
 from a3s_power.names import ModelName
 from a3s_power.store.manifests import LICENSE, SYSTEM
 from a3s_power.store.models import Config, ModelStore
@@ -73,14 +73,25 @@ def test_files_that_are_no_blobs_are_somebodys(store, tmp_path):
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == names
 
 
-def test_nothing_goes_while_a_manifest_cannot_be_read(store, caplog):
+def test_nothing_goes_while_a_manifest_cannot_be_read(store):
     old = unused(store, "old", 30 * DAY)
     store.write(ModelName.parse("tiny"), Config(), [])
     store.manifests.path(ModelName.parse("tiny")).write_text("{")
-    with caplog.at_level(logging.WARNING):
-        assert prune(store, now=NOW) == Pruned(0, 0)
-    assert "not pruning, a manifest cannot be read" in caplog.text
+    with pytest.raises(StoreFailed, match="corrupt"):
+        prune(store, now=NOW)
     assert store.blobs.has(old)
+
+
+def test_a_dry_run_tells_what_would_go(store, tmp_path):
+    old = unused(store, "old", HOUR + 1)
+    with store.blobs.ingest(DIGEST) as ingest:
+        ingest.write(b"begun")
+    aged(tmp_path / ".a3s-power" / "parts" / f"{'a' * 64}.part", 15 * DAY)
+    with store.blobs.pin([unused(store, "pinned", 30 * DAY)]):
+        assert prune(store, now=NOW, dry_run=True) == Pruned(2, 8)
+        assert store.blobs.has(old)
+        assert parts(tmp_path) == [f"{'a' * 64}.part"]
+        assert prune(store, now=NOW) == Pruned(2, 8)
 
 
 @pytest.mark.parametrize(("age_s", "left"), [(13 * DAY, [f"{'a' * 64}.part"]), (15 * DAY, [])])
