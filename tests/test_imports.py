@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ggml_types": (),
     "gguf": (*VOCABULARY, "ggml_types"),
     "store": (*VOCABULARY, "gguf"),
+    "registry": VOCABULARY,
     "grammar": VOCABULARY,                                     # no I/O
     "prompt": (*VOCABULARY, "gguf", "grammar"),                # no I/O
     "build": (*VOCABULARY, "gguf", "prompt", "store"),
@@ -37,7 +38,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "runner": (*VOCABULARY, "devices", "runner.base"),         # those who keep it
     "runner.host": (),                                         # the child's main: starts with each model
     "scheduler": (*VOCABULARY, "gguf", "devices", "runner.base"),  # knows no engine
-    "service": (*VOCABULARY, "gguf", "devices", "store", "grammar", "prompt", "build", "runner.base", "scheduler"),
+    "service": (*VOCABULARY, "gguf", "devices", "store", "registry", "grammar", "prompt", "build", "runner.base",
+                "scheduler"),
     "api": ("", *VOCABULARY, "wire", "service"),
     # A model's header, what is loaded, what is to be built: values that services take and give.
     "api.ollama": (*VOCABULARY, "wire", "service", "gguf", "scheduler", "build"),
