@@ -1,6 +1,7 @@
 """`make bench`: everything that is measured, one after the other."""
 
-from bench import gguf_header, overhead
+from bench import gguf_header, overhead, transfer
 
 overhead.main()
 gguf_header.main()
+transfer.main()

@@ -23,11 +23,16 @@ from a3s_power.wire.ollama import (
     CopyRequest,
     CreateRequest,
     DeleteRequest,
+    DfReply,
     ErrorReply,
     GenerateReply,
     GenerateRequest,
     HealthReply,
     ListReply,
+    PruneReply,
+    PruneRequest,
+    PullRequest,
+    PushRequest,
     RunningReply,
     ShowReply,
     ShowRequest,
@@ -149,6 +154,18 @@ class Client:
         with self._stream("/api/create", request, StatusReply) as replies:
             yield replies
 
+    @contextmanager
+    def pull(self, request: PullRequest) -> Iterator[Iterator[StatusReply]]:
+        """Statuses of fetching a model, `success` the last."""
+        with self._stream("/api/pull", request, StatusReply) as replies:
+            yield replies
+
+    @contextmanager
+    def push(self, request: PushRequest) -> Iterator[Iterator[StatusReply]]:
+        """Statuses of sending a model, `success` the last."""
+        with self._stream("/api/push", request, StatusReply) as replies:
+            yield replies
+
     # ---- blobs ----
 
     def has_blob(self, digest: str) -> bool:
@@ -168,6 +185,16 @@ class Client:
         """
         headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
         self._call("POST", f"/api/blobs/{digest}", content=_read(path, on_progress), headers=headers)
+
+    # ---- space ----
+
+    def df(self) -> DfReply:
+        """What models, blobs and unfinished transfers take of the server's disk."""
+        return self._get("/api/df", DfReply)
+
+    def prune(self, *, dry_run: bool) -> PruneReply:
+        """Remove what nothing needs; a dry run only tells what would go."""
+        return _decoded(self._call("POST", "/api/prune", PruneRequest(dry_run=dry_run)).content, PruneReply)
 
     # ---- one request ----
 

@@ -104,6 +104,14 @@ class BlobNotFound(NotFound):
         self.digest = digest
 
 
+class BlobInUse(AppError):
+    """A blob cannot go: something needs it. `user` says what: `model 'llama3.2:latest'`."""
+
+    def __init__(self, digest: str, user: str) -> None:
+        super().__init__(f'blob "{digest}" is in use by {user}')
+        self.digest = digest
+
+
 class StoreFailed(AppError):
     """The store could not be read or written: disk full, no permission, a corrupt manifest."""
 

@@ -37,4 +37,5 @@ def configure_logging(*, debug: bool) -> None:
     handler.setFormatter(KeyValueFormatter())
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every URL, signed ones too
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import platform
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -14,10 +16,12 @@ import uvicorn
 
 from a3s_power import __version__
 from a3s_power.api.access import Access, is_loopback
-from a3s_power.api.app import Application
+from a3s_power.api.app import Application, Services
+from a3s_power.api.ops import OLLAMA_VERSION
 from a3s_power.devices import available_memory, memory_of
-from a3s_power.errors import AppError
+from a3s_power.errors import AppError, StoreFailed
 from a3s_power.logs import configure_logging
+from a3s_power.registry.auth import Keychain
 from a3s_power.runner.llamacpp import LlamaCppEngine, remove_abandoned, runtime_folder
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Limits, Machine
@@ -26,6 +30,8 @@ from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
 from a3s_power.service.loading import LoadDefaults, Loader
+from a3s_power.service.space import Space
+from a3s_power.service.transfer import Remotes, Transfers
 from a3s_power.settings import Endpoint, Settings
 from a3s_power.store.models import ModelStore
 from a3s_power.store.prune import migrate_names, prune
@@ -78,9 +84,15 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         ),
     )
     access = Access(settings.origins, guards_host=is_loopback(settings.endpoint.host))
-    app = Application(
-        ChatService(cards, loader), EmbedService(cards, loader), Library(store, cards, loader), access
+    transfers = Transfers(store, _remotes(settings))
+    services = Services(
+        ChatService(cards, loader),
+        EmbedService(cards, loader),
+        Library(store, cards, loader),
+        transfers,
+        Space(store),
     )
+    app = Application(services, access)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -91,17 +103,31 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         headers=[("Server", f"a3s-power/{__version__}")],
     )
-    async with scheduler.running():
+    async with scheduler.running(), transfers.running():
         log.info("Listening on %s (version %s)", _address(listener), __version__)
         await _serve_until_told(_Server(config), listener, app, settings.drain_timeout)
+
+
+def _remotes(settings: Settings) -> Remotes:
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    machine = f"{platform.machine().lower()} {platform.system().lower()}"
+    return Remotes(
+        Keychain(settings.registry_key, docker),
+        f"ollama/{OLLAMA_VERSION} ({machine}) a3s-power/{__version__}",
+        settings.registries,
+    )
 
 
 def _tidy(store: ModelStore, settings: Settings) -> None:
     """Start-up care of the store."""
     migrate_names(store.blobs)
     if not settings.noprune:
-        freed = prune(store)
-        log.info("unused blobs removed", extra={"count": freed.count, "bytes": freed.size_bytes})
+        try:
+            freed = prune(store)
+        except StoreFailed as exc:  # no reason not to serve
+            log.warning("unused blobs stay", extra={"error": str(exc)})
+        else:
+            log.info("unused blobs removed", extra={"count": freed.count, "bytes": freed.size_bytes})
 
 
 # ---- ending ----

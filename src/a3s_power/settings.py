@@ -114,6 +114,14 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9_.:\[\]-]+", host):
+            raise ValueError(f"{host!r} is no host: registry.example or registry.example:5000")
+    return hosts
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -165,6 +173,10 @@ class Settings:
     """Compute threads of an engine; 0 is one for each physical core."""
     go_template: bool | None = _key(None, _optional_boolean, "OLLAMA_GO_TEMPLATE")
     """For models with both kinds of template: True takes Go's, False the file's own, None the richer one."""
+    registry_key: Path = _key(lambda: Path.home() / ".ollama" / "id_ed25519", _path)
+    """Who we are to registries that ask; made when one asks first. Ollama's, if it is there."""
+    registries: tuple[str, ...] = _key((), _hosts)
+    """Where models may come from and go to: `registry.ollama.ai,hf.co`; none named allows all."""
     noprune: bool = _key(False, _boolean, "OLLAMA_NOPRUNE")
     nohistory: bool = _key(False, _boolean, "OLLAMA_NOHISTORY")
     """Interactive sessions leave no lines behind."""

@@ -1,5 +1,6 @@
 """Requests as the OpenAPI document describes them, well-formed and not: every reply is one that it describes."""
 
+import hashlib
 import json
 from random import Random
 
@@ -89,6 +90,14 @@ def aimed(case, api):
     return case
 
 
+def spare_blob(api):
+    """Upload a file that no model needs; its digest."""
+    content = b"spare"
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    api.http.post(f"/api/blobs/{digest}", content=content)
+    return digest
+
+
 # ---- checks ----
 
 
@@ -116,11 +125,16 @@ CHECKS = [
 # ---- what is asked ----
 
 
-@pytest.mark.parametrize("row", OPERATIONS, ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize(
+    "row",
+    [row for row in OPERATIONS if row.path not in {"/api/pull", "/api/push"}],  # they need a registry
+    ids=lambda row: f"{row.method} {row.path}",
+)
 def test_the_examples_of_the_document_work(row, api, session):
     api.sdk.copy(MODEL, MINE)
     body = {"body": row.example, "media_type": "application/json"} if row.example else {}
-    parameters = {"path_parameters": {"digest": api.digest}} if "{" in row.path else {}
+    digest = spare_blob(api) if row.method == "DELETE" else api.digest
+    parameters = {"path_parameters": {"digest": digest}} if "{" in row.path else {}
     case = SCHEMA[row.path][row.method].Case(**body, **parameters)
     response = case.call_and_validate(base_url=api.server.url, session=session, checks=CHECKS)
     assert response.status_code == 200

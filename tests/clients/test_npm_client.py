@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import unload
+from tests.support.api import tiny_gguf
 from tests.support.npm import PROGRAMS, CallFailed, node_client
+from tests.support.registry import running_registry
 
 PACKAGE = Path(__file__).parent / "npm"
 
 EXCLUDED = {
-    "pull": "there is no registry client yet",
-    "push": "there is no registry client yet",
     "systemone": "asks /v1/systemone, for models of a kind that the engine has not",
     "webSearch": "asks ollama.com, with an account's key",
     "webFetch": "asks ollama.com, with an account's key",
@@ -71,6 +71,22 @@ def test_no_method_is_forgotten(npm):
     called = {call.args[0].value for call in calls if call.func.id == "npm"}
     assert called | EXCLUDED.keys() == npm.methods
     assert not called & EXCLUDED.keys()
+
+
+# ---- registries ----
+
+
+@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="this machine has no docker-registry")
+def test_push_and_pull(npm_of_puppet, puppet, tmp_path):
+    npm = npm_of_puppet
+    with running_registry(tmp_path / "registry") as registry:
+        request = {"model": f"{registry.host}/test/tiny:v1", "insecure": True}
+        puppet.create(request["model"], tiny_gguf(tmp_path / "tiny.gguf"))
+        assert npm("push", request)["status"] == "success"
+        npm("delete", {"model": request["model"]})
+        parts = npm("pull", {**request, "stream": True})
+        assert (parts[0]["status"], parts[-1]["status"]) == ("pulling manifest", "success")
+        npm("delete", {"model": request["model"]})
 
 
 # ---- generate and chat ----

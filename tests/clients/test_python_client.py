@@ -1,6 +1,7 @@
 """The `ollama` package from PyPI, its Client and its AsyncClient: each test asks with both."""
 
 import ast
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,9 @@ from pydantic import BaseModel
 
 from tests.clients.conftest import unload
 from tests.support.api import tiny_gguf
+from tests.support.registry import running_registry
 
 EXCLUDED = {
-    "pull": "there is no registry client yet",
-    "push": "there is no registry client yet",
     "systemone": "asks /v1/systemone, for models of a kind that the engine has not",
     "web_search": "asks ollama.com, with an account's key",
     "web_fetch": "asks ollama.com, with an account's key",
@@ -432,3 +432,22 @@ async def test_a_stream_that_is_left_ends_its_work_in_async_code_too(puppet):
         await parts.aclose()
         unload(puppet, "agent")
         assert (await client.generate("agent", "say:Hi")).response == "Hi"
+
+
+# ---- registries ----
+
+
+@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="this machine has no docker-registry")
+def test_push_and_pull(client_of_puppet, puppet, tmp_path):
+    client = client_of_puppet
+    with running_registry(tmp_path / "registry") as registry:
+        name = f"{registry.host}/test/tiny:v1"
+        puppet.create(name, tiny_gguf(tmp_path / "tiny.gguf"))
+        assert client.push(name, insecure=True).status == "success"
+        client.delete(name)
+        parts = list(client.pull(name, insecure=True, stream=True))
+        assert (parts[0].status, parts[-1].status) == ("pulling manifest", "success")
+        assert any(part.completed == part.total for part in parts if part.digest)
+        with pytest.raises(ollama.ResponseError, match="file does not exist"):
+            client.pull(f"{registry.host}/test/absent", insecure=True)
+        client.delete(name)

@@ -15,6 +15,7 @@ from tests.support.api import API
 GENERATE, CHAT = "POST /api/generate", "POST /api/chat"
 EMBED, EMBEDDINGS = "POST /api/embed", "POST /api/embeddings"
 SHOW, CREATE, COPY, DELETE = "POST /api/show", "POST /api/create", "POST /api/copy", "DELETE /api/delete"
+PULL, PUSH = "POST /api/pull", "POST /api/push"
 TAGS, PS = "GET /api/tags", "GET /api/ps"
 
 JSON = "application/json; charset=utf-8"

@@ -13,6 +13,7 @@ from tests.conformance.cases import (
     DELETE,
     GENERATE,
     PS,
+    PULL,
     SHOW,
     TAGS,
     WORKER_JSON,
@@ -254,3 +255,9 @@ def test_m34_a_name_in_other_letters_is_the_same_name(server, made):
     assert ask(server, SHOW, {"model": "Twin"})["system"] == "Second."
     models = Path(server.server.environment["OLLAMA_MODELS"])
     assert [path.name for path in models.glob("manifests/*/library/*") if path.name.lower() == "twin"] == ["twin"]
+
+
+def test_m33_a_registry_that_cannot_be_reached_is_told_with_what_was_tried(server):
+    response = send(server, PULL, {"model": "127.0.0.1:9/test/unknown", "stream": False})
+    assert (response.status_code, response.headers["content-type"]) == (500, WORKER_JSON)
+    assert response.json()["error"].startswith("pull model manifest: ")

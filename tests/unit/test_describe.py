@@ -1,6 +1,7 @@
 """A model in the words of /api/show: numbers as Go prints them, a Modelfile that makes the model again."""
 
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -192,7 +193,14 @@ def test_its_parameters_read_back_as_the_same_values(values):
 
 
 texts = st.text(alphabet="ab \n\"'{}é", min_size=1, max_size=20)
-plain_texts = texts.filter(lambda text: not text.startswith('"') and not text.endswith('"') and text.strip(" \n"))
+plain_texts = texts.filter(
+    lambda text: (
+        not text.startswith('"')
+        and not text.endswith('"')
+        and text.strip(" \n")
+        and not re.search(r'"""[ ]*\n', text)  # which the format cannot hold: a quote ends at a line's end
+    )
+)
 
 
 @given(system=plain_texts, content=plain_texts, stop=plain_texts)

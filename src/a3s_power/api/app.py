@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import anyio
@@ -19,12 +20,16 @@ from a3s_power.api.ollama import cloud
 from a3s_power.api.ollama.embedding import EmbeddingAPI
 from a3s_power.api.ollama.generation import GenerationAPI
 from a3s_power.api.ollama.models import ModelsAPI
+from a3s_power.api.ollama.space import SpaceAPI
+from a3s_power.api.ollama.transfer import TransferAPI
 from a3s_power.api.openapi import openapi
 from a3s_power.api.ops import OpsAPI
 from a3s_power.api.reference import docs
 from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
+from a3s_power.service.space import Space
+from a3s_power.service.transfer import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +41,23 @@ LEFT = 499
 """In the log: the client left before it had an answer (nginx's number, which Ollama uses too)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes lead to."""
+
+    chat: ChatService
+    embed: EmbedService
+    library: Library
+    transfers: Transfers
+    space: Space
+
+
 class Application:
     """All that is served over HTTP: routes behind a guard, a log line each, and an end to all requests at once."""
 
-    def __init__(self, chat: ChatService, embed: EmbedService, library: Library, access: Access) -> None:
+    def __init__(self, services: Services, access: Access) -> None:
         self._access = access
-        self._router = Router(_resources(chat, embed, library))
+        self._router = Router(_resources(services))
         self._running: set[anyio.CancelScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,10 +157,11 @@ class Router:
         return None
 
 
-def _resources(chat: ChatService, embed: EmbedService, library: Library) -> Mapping[str, Resource]:
+def _resources(services: Services) -> Mapping[str, Resource]:
     """Every path, in the order in which they are tried."""
-    generation, embedding = GenerationAPI(chat), EmbeddingAPI(embed)
-    models, ops = ModelsAPI(library), OpsAPI(library)
+    generation, embedding = GenerationAPI(services.chat), EmbeddingAPI(services.embed)
+    models, ops = ModelsAPI(services.library), OpsAPI(services.library)
+    transfer, space = TransferAPI(services.transfers), SpaceAPI(services.space)
     in_native_words: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
         "/health": {"GET": ops.health},
@@ -160,9 +177,18 @@ def _resources(chat: ChatService, embed: EmbedService, library: Library) -> Mapp
         "/api/embed": {"POST": embedding.embed},
         "/api/embeddings": {"POST": embedding.embeddings},
         "/api/create": {"POST": models.create},
+        "/api/pull": {"POST": transfer.pull},
+        "/api/push": {"POST": transfer.push},
         "/api/copy": {"POST": models.copy},
         "/api/delete": {"DELETE": models.delete},
-        "/api/blobs/{digest}": {"POST": models.receive_blob, "HEAD": models.has_blob},
+        "/api/blobs/{digest}": {
+            "GET": space.blob,
+            "HEAD": models.has_blob,
+            "POST": models.receive_blob,
+            "DELETE": space.delete_blob,
+        },
+        "/api/df": {"GET": space.df},
+        "/api/prune": {"POST": space.prune},
         "/api/me": {"POST": cloud.me},
         "/api/signout": {"POST": cloud.signout},
         "/api/user/keys/{encoded_key}": {"DELETE": cloud.signout},

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from a3s_power.errors import (
     AppError,
+    BlobInUse,
     CloudDisabled,
     ContextExceeded,
     EngineRejected,
@@ -38,6 +39,7 @@ STATUS: Mapping[type[AppError], int] = {
     InvalidRequest: 400,
     CloudDisabled: 403,
     NotFound: 404,
+    BlobInUse: 409,
     ServerBusy: 503,
     Interrupted: 503,
     AppError: 500,

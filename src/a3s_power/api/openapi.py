@@ -31,9 +31,12 @@ line, the last one is an error."""
 STATUSES: Mapping[str, str] = {
     "200": "Done.",
     "201": "Stored.",
+    "206": "Done, in part.",
     "400": "The request makes no sense, or asks for what this model cannot do.",
     "403": "What was asked for is Ollama's cloud's to do, and that is off.",
     "404": "There is no such model or file.",
+    "409": "Something needs it.",
+    "416": "There is nothing in that range.",
     "500": "It failed here: the store, the engine, or a bug.",
     "503": "Too busy, or shutting down. `Retry-After` says in how many seconds to come back.",
     "4XX": "The engine refused; the status is its own.",
@@ -103,18 +106,20 @@ def _request(shape: type, example: Mapping[str, Any] | None) -> Schema:
 
 def _response(row: Operation, status: str) -> Schema:
     told: Schema = {"description": STATUSES[status]}
-    if row.method == "HEAD":
+    if row.method == "HEAD" or status == "416":  # they have no body
         return told
     if not status.startswith("2"):
         told["content"] = {JSON: {"schema": _ref(wire.ErrorReply)}}
     elif row.reply:
-        told["content"] = {media: {"schema": _reply(row.reply, media)} for media in row.media}
+        told["content"] = {media: _reply(row.reply, media) for media in row.media}
     return told
 
 
 def _reply(shape: type, media: str) -> Schema:
-    """OpenAPI 3.1 has no word for lines: the schema is that of one."""
-    return {"anyOf": [_ref(shape), _ref(wire.ErrorReply)]} if media == NDJSON else _ref(shape)
+    """OpenAPI 3.1 has no word for lines: the schema is that of one. Bytes have none."""
+    if shape is bytes:
+        return {}
+    return {"schema": {"anyOf": [_ref(shape), _ref(wire.ErrorReply)]} if media == NDJSON else _ref(shape)}
 
 
 def _ref(shape: type) -> Schema:

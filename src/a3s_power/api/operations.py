@@ -8,6 +8,7 @@ from a3s_power.wire import ollama as wire
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+OCTETS = "application/octet-stream"
 TEXT = "text/plain"
 
 
@@ -27,7 +28,7 @@ class Operation:
     example: Mapping[str, Any] | None = None
     """A request that works, given the model."""
     reply: type | None = None
-    """Shape of the reply, and of a line of a stream; None has no body."""
+    """Shape of the reply, and of a line of a stream; None has no body, bytes are a file as it is."""
     media: tuple[str, ...] = (JSON,)
     """In which forms the reply comes; the first is what a client gets that does not ask."""
 
@@ -73,6 +74,14 @@ OPERATIONS: tuple[Operation, ...] = (
         wire.StatusReply, _STREAMS,
     ),
     Operation(
+        "POST", "/api/pull", MODELS, "Fetch a model from a registry.", ("200", "400", "403", "500"),
+        wire.PullRequest, {"model": _MODEL}, wire.StatusReply, _STREAMS,
+    ),
+    Operation(
+        "POST", "/api/push", MODELS, "Send a model to a registry.", ("200", "400", "404", "500"),
+        wire.PushRequest, {"model": f"me/{_MODEL}"}, wire.StatusReply, _STREAMS,
+    ),
+    Operation(
         "POST", "/api/copy", MODELS, "Give a model another name.", ("200", "400", "404", "500"),
         wire.CopyRequest, {"source": _MODEL, "destination": "me/mine:v1"},
     ),
@@ -81,7 +90,17 @@ OPERATIONS: tuple[Operation, ...] = (
         wire.DeleteRequest, {"model": "me/mine:v1"},
     ),
     Operation("HEAD", _BLOB, MODELS, "Ask whether a file has been uploaded.", ("200", "400", "404")),
+    Operation(
+        "GET", _BLOB, MODELS, "Download a file, or with `Range` a part of it.",
+        ("200", "206", "400", "404", "416", "500"), reply=bytes, media=(OCTETS,),
+    ),
     Operation("POST", _BLOB, MODELS, "Upload a file.", ("200", "201", "400", "500"), bytes),
+    Operation("DELETE", _BLOB, MODELS, "Remove a file that no model needs.", ("200", "400", "404", "409", "500")),
+    Operation("GET", "/api/df", MODELS, "Tell what takes the disk.", ("200", "500"), reply=wire.DfReply),
+    Operation(
+        "POST", "/api/prune", MODELS, "Remove files that nothing has needed for a while.", ("200", "400", "500"),
+        wire.PruneRequest, {"dry_run": True}, wire.PruneReply,
+    ),
     Operation("GET", "/", SERVER, "Say that a server is here.", reply=str, media=(TEXT,)),
     Operation("HEAD", "/", SERVER, "Say so without words."),
     Operation("GET", "/health", SERVER, "Say how it is.", reply=wire.HealthReply),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from msgspec import structs
 
-from a3s_power.cli.progress import Steps, reporting
+from a3s_power.cli.progress import Steps, report, reporting
 from a3s_power.cli.target import connected
 from a3s_power.client import Client
 from a3s_power.errors import InvalidModelfile, InvalidName
 from a3s_power.modelfile import COMMANDS, MAX_SIZE, Command, parse, parse_parameters
 from a3s_power.names import ModelName
-from a3s_power.wire.ollama import CreateRequest, Message, StatusReply
+from a3s_power.wire.ollama import CreateRequest, Message
 
 _SEMVER = re.compile(r"v?(\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)", re.ASCII)
 _CHUNK = 2**20  # bytes
@@ -52,7 +52,7 @@ def create(name: str, file: str | None, quantize: str | None, draft_quantize: st
         settled = {"model": name, "quantize": quantize, "draft_quantize": draft_quantize}
         with client.create(structs.replace(plan.request, **settled, **files)) as replies:
             for reply in replies:
-                _report(reply, steps)
+                report(reply, steps)
 
 
 def _commands(file: str | None) -> tuple[Command, ...]:
@@ -168,10 +168,3 @@ def _digest(path: Path, on_progress: Callable[[int], None]) -> str:
             hashed.update(chunk)
             on_progress(file.tell())
     return f"sha256:{hashed.hexdigest()}"
-
-
-def _report(reply: StatusReply, steps: Steps) -> None:
-    if reply.total:
-        steps.amount(reply.status, reply.completed, reply.total)
-    else:
-        steps.status(reply.status)

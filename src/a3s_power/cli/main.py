@@ -102,7 +102,7 @@ def show(words: tuple[str, ...], verbose: bool, **sections: bool) -> None:
 @cli.command(cls=RunCommand)
 @click.option("--keepalive", "--keep-alive", help="Duration to keep a model loaded (e.g. 5m)")
 @click.option("--verbose", is_flag=True, help="Show timings for response")
-@click.option("--insecure", is_flag=True, hidden=True)  # of use once run pulls
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically")
 @click.option("--format", help="Response format (e.g. json)")
 @click.option(
@@ -136,6 +136,7 @@ def run(words: tuple[str, ...], **flags: Any) -> None:
         word_wrap=not flags["nowordwrap"],
         hide_thinking=flags["hidethinking"],
         verbose=flags["verbose"],
+        insecure=flags["insecure"],
     )
     run.run(wanted, [word for word in (flags["prompt"], *words[1:]) if word])
 
@@ -147,6 +148,27 @@ def stop(words: tuple[str, ...]) -> None:
     from a3s_power.cli import models
 
     models.stop(words[0])
+
+
+@cli.command(cls=Command)
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
+@arguments("MODEL", least=1, most=1)
+def pull(words: tuple[str, ...], insecure: bool) -> None:
+    """Pull a model from a registry"""
+    from a3s_power.cli import transfer
+
+    transfer.pull(words[0], insecure=insecure)
+
+
+@cli.command(cls=Command)
+@click.option("--insecure", is_flag=True, help="Use an insecure registry")
+@click.option("--destination", help="Registry to push to, in place of the name's own")
+@arguments("MODEL", least=1, most=1)
+def push(words: tuple[str, ...], insecure: bool, destination: str | None) -> None:
+    """Push a model to a registry"""
+    from a3s_power.cli import transfer
+
+    transfer.push(words[0], insecure=insecure, destination=destination)
 
 
 @cli.command("list", cls=Command)
@@ -183,6 +205,25 @@ def rm(words: tuple[str, ...]) -> None:
     from a3s_power.cli import models
 
     models.remove(words)
+
+
+@cli.command(cls=Command)
+@arguments("", most=0)
+def df(words: tuple[str, ...]) -> None:  # noqa: ARG001
+    """Show what models take of the disk"""
+    from a3s_power.cli import space
+
+    space.df()
+
+
+@cli.command(cls=Command)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and leave it")
+@arguments("", most=0)
+def prune(words: tuple[str, ...], dry_run: bool) -> None:  # noqa: ARG001
+    """Remove files that no model needs"""
+    from a3s_power.cli import space
+
+    space.prune(dry_run=dry_run)
 
 
 @cli.command("help", cls=Command)

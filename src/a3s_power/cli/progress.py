@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.status import Status
 
+    from a3s_power.wire.ollama import StatusReply
+
 # rich takes 0.1 s to import, and few commands need it: each import stands where it is used.
 
 
@@ -19,6 +21,14 @@ def reporting(err: TextIO) -> Iterator["Steps"]:
         yield steps
     finally:
         steps.end()
+
+
+def report(reply: "StatusReply", steps: "Steps") -> None:
+    """One status of the server's."""
+    if reply.total:
+        steps.amount(reply.status, reply.completed, reply.total)
+    else:
+        steps.status(reply.status)
 
 
 class Steps:

@@ -9,6 +9,7 @@ from a3s_power.cli.attachments import attach
 from a3s_power.cli.progress import spinner
 from a3s_power.cli.reply import ReplyPrinter, timings
 from a3s_power.cli.target import connected
+from a3s_power.cli.transfer import fetch
 from a3s_power.cli.wishes import Wishes, inferred_think
 from a3s_power.client import Client, ClientError
 from a3s_power.errors import InvalidRequest
@@ -34,14 +35,14 @@ def run(wishes: Wishes, words: Sequence[str]) -> None:
 
 
 def _shown(client: Client, wishes: Wishes) -> ShowReply:
-    """What the server knows of the model."""
+    """What the server knows of the model, which it fetches if need be."""
     try:
         shown = client.show(ShowRequest(model=wishes.model))
     except ClientError as exc:
-        if exc.is_not_found:
-            hint = "'a3s-power list' shows those that are there, 'a3s-power create' makes one from a GGUF file"
-            raise ClientError(f"model '{wishes.model}' not found; {hint}", exc.status) from exc
-        raise
+        if not exc.is_not_found:
+            raise
+        fetch(client, wishes.model, insecure=wishes.insecure)
+        shown = client.show(ShowRequest(model=wishes.model))
     if wishes.think and "thinking" not in shown.capabilities:
         print(f'warning: model "{wishes.model}" does not support thinking output', file=sys.stderr)
     return shown

@@ -37,6 +37,8 @@ class Wishes:
     word_wrap: bool = True
     hide_thinking: bool = False
     verbose: bool = False
+    insecure: bool = False
+    """For a model that has to be fetched first."""
 
     @property
     def load_request(self) -> GenerateRequest:

@@ -1,12 +1,11 @@
 """The models that are here: listing, looking, copying, deleting, making them, and their blobs."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio.from_thread
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectSendStream
 
 from a3s_power.build.assemble import Recipe, assemble
 from a3s_power.errors import AppError
@@ -14,6 +13,7 @@ from a3s_power.names import ModelName
 from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.loading import Loader
+from a3s_power.service.reporting import reported
 from a3s_power.store.models import ModelStore
 
 log = logging.getLogger(__name__)
@@ -65,31 +65,16 @@ class Library:
         """Remove a model and the blobs that no other needs; one that runs goes on. Raises ModelNotFound."""
         await anyio.to_thread.run_sync(self._store.delete, name)
 
-    @asynccontextmanager
-    async def create(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[str]]:
+    def create(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Make a model; the status lines come as it goes. Raises, while they are read, what `assemble` does."""
-        send, receive = anyio.create_memory_object_stream[str](float("inf"))
-        outcome, failure = _Outcome(), None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._assemble, recipe, send, outcome)
-            async with receive:
-                try:
-                    yield outcome.reported(receive)
-                except AppError as exc:
-                    failure = exc  # to be raised outside, where no group is wrapped around it
-        if failure is not None:
-            raise failure
 
-    async def _assemble(self, recipe: Recipe, send: MemoryObjectSendStream[str], outcome: "_Outcome") -> None:
-        def on_status(status: str) -> None:
-            with suppress(anyio.BrokenResourceError):  # the client has gone; what was begun is made
-                anyio.from_thread.run_sync(send.send_nowait, status)
+        async def work(tell: Callable[[str], None]) -> None:
+            def on_status(status: str) -> None:
+                anyio.from_thread.run_sync(tell, status)
 
-        async with send:
-            try:
-                await anyio.to_thread.run_sync(assemble, self._store, recipe, on_status)
-            except AppError as exc:
-                outcome.error = exc
+            await anyio.to_thread.run_sync(assemble, self._store, recipe, on_status)
+
+        return reported(work)
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a blob is here. Raises InvalidDigest."""
@@ -117,15 +102,3 @@ class Library:
             raise
         finally:
             ingests.__exit__(None, None, None)
-
-
-class _Outcome:
-    """How the making ended; told to the reader after the last status, where it can be worded."""
-
-    error: AppError | None = None
-
-    async def reported(self, statuses: AsyncIterator[str]) -> AsyncIterator[str]:
-        async for status in statuses:
-            yield status
-        if self.error is not None:
-            raise self.error

@@ -190,6 +190,42 @@ class DeleteRequest(GoStruct):
     name: str | None = None
 
 
+class PullRequest(GoStruct):
+    """POST /api/pull."""
+
+    model: str | None = None
+    """`[host[:port]/][namespace/]model[:tag]`"""
+    name: str | None = None
+    """The older name of `model`."""
+    insecure: bool | None = None
+    """Whether a registry without a certificate that holds, or over plain http, will do."""
+    username: str | None = None
+    password: str | None = None
+    stream: bool | None = None
+
+
+class PushRequest(GoStruct):
+    """POST /api/push."""
+
+    model: str | None = None
+    name: str | None = None
+    """The older name of `model`."""
+    insecure: bool | None = None
+    """As for a pull."""
+    username: str | None = None
+    password: str | None = None
+    stream: bool | None = None
+    destination: str | None = None
+    """Ours: `https://host[:port]`, a registry other than the name's own."""
+
+
+class PruneRequest(GoStruct):
+    """POST /api/prune."""
+
+    dry_run: bool | None = None
+    """Whether to tell what would go, and to leave it."""
+
+
 class CreateRequest(GoStruct):
     """POST /api/create."""
 
@@ -404,6 +440,56 @@ class RunningReply(Reply):
     """GET /api/ps."""
 
     models: list[RunningModel]
+
+
+class ModelSpace(Reply):
+    """What one model takes of the disk, in bytes."""
+
+    name: str
+    size: int
+    shared: int
+    """Of these, what other models need too."""
+    unique: int
+    """And what goes when the model does."""
+
+
+class BlobSpace(Reply):
+    """What all blobs take, in bytes, each counted once."""
+
+    count: int
+    size: int
+    unused_count: int
+    unused_size: int
+    """Of these, what no model needs."""
+
+
+class PartialSpace(Reply):
+    """What unfinished downloads and uploads take, in bytes; Ollama's too."""
+
+    count: int
+    size: int
+
+
+class DfReply(Reply):
+    """GET /api/df."""
+
+    models: list[ModelSpace]
+    """The largest first."""
+    blobs: BlobSpace
+    partial: PartialSpace
+    total: int
+    """Bytes of blobs and of what is partial."""
+    free: int
+    """Bytes left on that disk."""
+
+
+class PruneReply(Reply):
+    """POST /api/prune."""
+
+    removed: int
+    """Files that went, or would go."""
+    freed: int
+    """Their bytes."""
 
 
 class TensorReply(Reply):
