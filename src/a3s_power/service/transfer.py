@@ -48,13 +48,23 @@ class Remotes:
     """Hosts, with their ports; none of them named allows all."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A blob in a repository. Who may not read it there does not fail those who read it elsewhere."""
+
+    repository: Repository
+    insecure: bool
+    layer: Layer
+
+
 @dataclass(eq=False)
 class _Download:
-    """One blob on its way in, for everybody who wants it."""
+    """One blob on its way in, for everybody who wants it from there."""
 
     completed: int = 0
     waiters: int = 0
-    error: AppError | None = None
+    error: AppError | None = field(default_factory=lambda: RegistryFailed("the download was given up"))
+    """None once the blob is here."""
     has_begun: anyio.Event = field(default_factory=anyio.Event)
     """Set when `completed` counts what an earlier download has left."""
     is_done: anyio.Event = field(default_factory=anyio.Event)
@@ -67,7 +77,7 @@ class Transfers:
     def __init__(self, store: ModelStore, remotes: Remotes) -> None:
         self._store = store
         self._remotes = remotes
-        self._downloads: dict[str, _Download] = {}
+        self._downloads: dict[_Source, _Download] = {}
         self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
@@ -114,7 +124,7 @@ class Transfers:
         layers = _distinct(manifest)
         with self._store.blobs.pin(layer.digest for layer in layers):
             for layer in layers:
-                await self._fetch(repository, layer, insecure, tell)
+                await self._fetch(_Source(repository, insecure, layer), tell)
             tell(Progress("verifying sha256 digest"))  # it was, while it came
             tell(Progress("writing manifest"))
             removed = await anyio.to_thread.run_sync(self._store.replace, name, data)
@@ -123,11 +133,12 @@ class Transfers:
         log.info("pulled", extra={"model": name.display, "bytes": sum(layer.size for layer in layers)})
         tell(Progress("success"))
 
-    async def _fetch(self, repository: Repository, layer: Layer, insecure: bool, tell: Tell) -> None:
+    async def _fetch(self, source: _Source, tell: Tell) -> None:
         """Have a blob here, together with all others who want it."""
+        layer = source.layer
         step = f"pulling {layer.digest.removeprefix('sha256:')[:12]}"
         if not await anyio.to_thread.run_sync(self._has, layer):
-            download = await self._join(repository, layer, insecure)
+            download = await self._join(source)
             try:
                 await download.has_begun.wait()
                 while not download.is_done.is_set():
@@ -145,44 +156,44 @@ class Transfers:
     def _has(self, layer: Layer) -> bool:
         return self._store.blobs.has(layer.digest) and self._store.blobs.size(layer.digest) == layer.size
 
-    async def _join(self, repository: Repository, layer: Layer, insecure: bool) -> _Download:
-        while (download := self._downloads.get(layer.digest)) and not download.waiters:
+    async def _join(self, source: _Source) -> _Download:
+        while (download := self._downloads.get(source)) and not download.waiters:
             await download.is_done.wait()  # it is being given up
         if download is None:
-            download = self._downloads[layer.digest] = _Download()
+            download = self._downloads[source] = _Download()
             assert self._tasks, "transfers are running"
-            self._tasks.start_soon(self._live, download, repository, layer, insecure)
+            self._tasks.start_soon(self._live, download, source)
         download.waiters += 1
         return download
 
-    async def _live(self, download: _Download, repository: Repository, layer: Layer, insecure: bool) -> None:
+    async def _live(self, download: _Download, source: _Source) -> None:
         """A download's whole life."""
         try:
             with download.scope:
-                await self._download(download, repository, layer, insecure)
+                await self._download(download, source)
+                download.error = None
         except AppError as exc:
             download.error = exc
         except Exception as exc:  # a download is supervised: what goes wrong in one must not end the others
-            log.error("download failed", extra={"digest": layer.digest}, exc_info=exc)
+            log.error("download failed", extra={"digest": source.layer.digest}, exc_info=exc)
             download.error = RegistryFailed("the download failed: internal error")
         finally:
-            if download.scope.cancelled_caught and download.error is None:
-                download.error = RegistryFailed("the download was given up")
-            del self._downloads[layer.digest]
+            del self._downloads[source]
             download.has_begun.set()
             download.is_done.set()
 
-    async def _download(self, download: _Download, repository: Repository, layer: Layer, insecure: bool) -> None:
+    async def _download(self, download: _Download, source: _Source) -> None:
         def on_progress(completed: int) -> None:
             download.completed = completed
 
-        opening = self._store.blobs.assemble(layer.digest, layer.size)
+        digest = source.layer.digest
+        opening = self._store.blobs.assemble(digest, source.layer.size)
         assembly = await anyio.to_thread.run_sync(opening.__enter__)
         try:
             download.completed = assembly.completed
             download.has_begun.set()
-            async with self._registry(repository, insecure) as registry:
-                await fetch_blob(registry, layer.digest, assembly, on_progress)
+            async with self._registry(source.repository, source.insecure) as registry:
+                await fetch_blob(registry, digest, assembly, on_progress)
             await anyio.to_thread.run_sync(assembly.commit)
         finally:
             opening.__exit__(None, None, None)
