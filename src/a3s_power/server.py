@@ -21,7 +21,7 @@ from a3s_power.api.ops import OLLAMA_VERSION
 from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError, StoreFailed
 from a3s_power.logs import configure_logging
-from a3s_power.registry.auth import Keychain
+from a3s_power.registry.auth import Keychain, docker_config_path
 from a3s_power.runner.llamacpp import LlamaCppEngine, remove_abandoned, runtime_folder
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Limits, Machine
@@ -109,10 +109,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 def _remotes(settings: Settings) -> Remotes:
-    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     machine = f"{platform.machine().lower()} {platform.system().lower()}"
     return Remotes(
-        Keychain(settings.registry_key, docker),
+        Keychain(settings.registry_key, docker_config_path(os.environ, Path.home())),
         f"ollama/{OLLAMA_VERSION} ({machine}) a3s-power/{__version__}",
         settings.registries,
     )

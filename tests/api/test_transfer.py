@@ -103,6 +103,20 @@ def test_what_is_there_already_is_neither_sent_nor_fetched_again(api, registry):
     assert again[-1] == {"status": "success"}
 
 
+def test_a_layer_of_another_model_is_taken_over_from_its_repository(api, registry):
+    base, derived = named(registry, "base"), named(registry, "derived")
+    path = tiny_gguf(store_of(api).parent / "base.gguf", **{"general.name": "mounted"})
+    api.create(base, path)
+    api.lines("/api/push", {"model": base, "insecure": True})
+    api.post("/api/create", {"model": derived, "from": base, "system": "Mounted.", "stream": False})
+    assert api.lines("/api/push", {"model": derived, "insecure": True})[-1] == {"status": "success"}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    log = (registry.data.parent / "log").read_text()
+    assert f"mount=sha256%3A{digest}" in log
+    assert f"/v2/test/derived/blobs/sha256:{digest}" in log  # asked for,
+    assert f"digest=sha256%3A{digest}" not in log.partition("mount=")[2]  # but not sent again
+
+
 def test_several_clients_share_one_download(api, registry):
     pushed(api, registry, "shared")
     body = {"model": named(registry, "shared"), "insecure": True}
@@ -131,6 +145,18 @@ def test_a_push_may_go_elsewhere(api, registry):
         ("/api/push", b"", 400, "missing request body"),
         ("/api/pull", {"model": "x:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
         ("/api/push", {"model": "m", "destination": "ftp://x"}, 400, "destination 'ftp://x' is no registry"),
+        (
+            "/api/push",
+            {"model": "m", "destination": "http://[::1"},
+            400,
+            "destination 'http://[::1' is no registry",
+        ),
+        (
+            "/api/push",
+            {"model": "m", "destination": "https://a@b/c?d"},
+            400,
+            "destination 'https://a@b/c?d' is no",
+        ),
         ("/api/pull", {"model": "127.0.0.1:9/test/x", "stream": False}, 500, "pull model manifest: "),
         ("/api/push", {"model": "nope/nope", "stream": False}, 404, "model 'nope/nope:latest' not found"),
     ],

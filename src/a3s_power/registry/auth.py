@@ -43,7 +43,7 @@ class Keychain:
 
         Credential helpers and identity tokens are not looked at. Raises KeychainFailed.
         """
-        return _passwords(self._docker_config).get(host.lower()) if self._docker_config else None
+        return _password(self._docker_config, host.lower()) if self._docker_config else None
 
 
 def docker_config_path(environ: Mapping[str, str], home: Path) -> Path:
@@ -97,13 +97,15 @@ class _DockerConfig(msgspec.Struct):
     auths: dict[str, _Entry] = {}
 
 
-def _passwords(path: Path) -> dict[str, str]:
-    """Host and port → base64. An entry without a password of its own is left out."""
+def _password(path: Path, host: str) -> str | None:
+    """In base64; None without an entry, or with one that has no password of its own."""
     try:
         config = msgspec.json.decode(path.read_bytes(), type=_DockerConfig)
-        return {_host(name): _normal(entry.auth) for name, entry in config.auths.items() if entry.auth}
+        found = (entry.auth for name, entry in config.auths.items() if _host(name) == host and entry.auth)
+        auth = next(found, None)
+        return None if auth is None else _normal(auth)
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as exc:  # msgspec's and base64's errors are ValueErrors
         raise KeychainFailed(f"{path}: {exc}") from exc
 

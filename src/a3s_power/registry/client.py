@@ -175,9 +175,13 @@ async def open_registry(
     """
     base = _base(repository.host)
     headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}  # digests are of the bytes as stored
-    async with httpx2.AsyncClient(
-        headers=headers, verify=not insecure, transport=transport, mounts=_no_proxy(base)
-    ) as http:
+    try:
+        client = httpx2.AsyncClient(
+            headers=headers, verify=not insecure, transport=transport, mounts=_no_proxy(base)
+        )
+    except (OSError, ValueError, ImportError) as exc:  # a proxy or certificates of the environment that are none
+        raise RegistryFailed(f"cannot speak to {repository.host} with this environment: {exc}") from exc
+    async with client as http:
         if insecure and not await _speaks_tls(http, base):
             base = base.copy_with(scheme="http")
         yield RegistryClient(Session(http, base, keychain, insecure=insecure), repository)

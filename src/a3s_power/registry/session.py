@@ -22,6 +22,7 @@ from a3s_power.registry.replies import MAX_TEXT, check, close, our_errors, place
 CONNECT_S = 10.0
 SILENCE_S = 30.0
 
+ERROR_BODY_S = 30.0
 _MAX_REDIRECTS = 10
 
 # What a client that wants https sees of a server without it, or without a certificate it trusts.
@@ -92,7 +93,8 @@ class Session:
         with our_errors(ask.url), anyio.fail_after(ask.deadline_s):
             response = await self._follow(ask)
         try:
-            await check(response, is_own=self.is_own(response.url))
+            with our_errors(ask.url), anyio.fail_after(ERROR_BODY_S):
+                await check(response, is_own=self.is_own(response.url))
             yield response
         finally:
             await close(response)

@@ -9,15 +9,16 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from a3s_power.errors import AppError, InvalidRequest, ModelNotFound
+from a3s_power.errors import AppError, DigestMismatch, InvalidName, InvalidRequest, ModelNotFound, StoreFailed
 from a3s_power.names import ModelName
 from a3s_power.registry.auth import Keychain
 from a3s_power.registry.client import RegistryClient, Repository, open_registry
 from a3s_power.registry.errors import RegistryFailed
 from a3s_power.registry.transfer import fetch_blob, push_blob
 from a3s_power.service.reporting import reported
-from a3s_power.store.manifests import Layer, Manifest, decode
+from a3s_power.store.manifests import TENSOR, Layer, Manifest, decode
 from a3s_power.store.models import ModelStore
+from a3s_power.store.parts import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,19 @@ class Remotes:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A blob in a repository. Who may not read it there does not fail those who read it elsewhere."""
+    """A blob, and where it is read."""
 
     repository: Repository
     insecure: bool
-    layer: Layer
+    digest: str
+    size: int
 
 
 @dataclass(eq=False)
 class _Download:
-    """One blob on its way in, for everybody who wants it from there."""
+    """One blob on its way in, for everybody who wants it."""
 
+    source: _Source
     completed: int = 0
     waiters: int = 0
     error: AppError | None = field(default_factory=lambda: RegistryFailed("the download was given up"))
@@ -77,7 +80,7 @@ class Transfers:
     def __init__(self, store: ModelStore, remotes: Remotes) -> None:
         self._store = store
         self._remotes = remotes
-        self._downloads: dict[_Source, _Download] = {}
+        self._downloads: dict[str, _Download] = {}
         self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
@@ -118,13 +121,14 @@ class Transfers:
         try:
             async with self._registry(repository, insecure) as registry:
                 data = await registry.manifest(name.tag)
-            manifest = decode(data)
+            manifest = await anyio.to_thread.run_sync(decode, data)
         except (RegistryFailed, InvalidRequest) as exc:
             raise RegistryFailed(f"pull model manifest: {exc}") from exc
+        _check_layers(repository, manifest)
         layers = _distinct(manifest)
         with self._store.blobs.pin(layer.digest for layer in layers):
             for layer in layers:
-                await self._fetch(_Source(repository, insecure, layer), tell)
+                await self._fetch(_Source(repository, insecure, layer.digest, layer.size), tell)
             tell(Progress("verifying sha256 digest"))  # it was, while it came
             tell(Progress("writing manifest"))
             removed = await anyio.to_thread.run_sync(self._store.replace, name, data)
@@ -134,69 +138,76 @@ class Transfers:
         tell(Progress("success"))
 
     async def _fetch(self, source: _Source, tell: Tell) -> None:
-        """Have a blob here, together with all others who want it."""
-        layer = source.layer
-        step = f"pulling {layer.digest.removeprefix('sha256:')[:12]}"
-        if not await anyio.to_thread.run_sync(self._has, layer):
+        """Have a blob here, together with all others who want it, wherever they read it."""
+        step = f"pulling {source.digest.removeprefix('sha256:')[:12]}"
+        while not await anyio.to_thread.run_sync(self._has, source):
             download = await self._join(source)
             try:
                 await download.has_begun.wait()
                 while not download.is_done.is_set():
-                    tell(Progress(step, layer.digest, layer.size, download.completed))
+                    tell(Progress(step, source.digest, source.size, download.completed))
                     with anyio.move_on_after(PROGRESS_S):
                         await download.is_done.wait()
             finally:
                 download.waiters -= 1
                 if not download.waiters:
                     download.scope.cancel()  # nobody waits for it any more
-            if download.error is not None:
-                raise download.error
-        tell(Progress(step, layer.digest, layer.size, layer.size))
+            if download.error is not None and download.source == source:
+                raise download.error  # somebody else's source may fail where ours does not
+        tell(Progress(step, source.digest, source.size, source.size))
 
-    def _has(self, layer: Layer) -> bool:
-        return self._store.blobs.has(layer.digest) and self._store.blobs.size(layer.digest) == layer.size
+    def _has(self, source: _Source) -> bool:
+        blobs = self._store.blobs
+        return blobs.has(source.digest) and blobs.size(source.digest) == source.size
 
     async def _join(self, source: _Source) -> _Download:
-        while (download := self._downloads.get(source)) and not download.waiters:
+        while (download := self._downloads.get(source.digest)) and not download.waiters:
             await download.is_done.wait()  # it is being given up
         if download is None:
-            download = self._downloads[source] = _Download()
+            download = self._downloads[source.digest] = _Download(source)
             assert self._tasks, "transfers are running"
-            self._tasks.start_soon(self._live, download, source)
+            self._tasks.start_soon(self._live, download)
         download.waiters += 1
         return download
 
-    async def _live(self, download: _Download, source: _Source) -> None:
+    async def _live(self, download: _Download) -> None:
         """A download's whole life."""
+        digest = download.source.digest
         try:
             with download.scope:
-                await self._download(download, source)
+                await self._download(download)
                 download.error = None
+        except DigestMismatch as exc:
+            words = "digest mismatch, file must be downloaded again: want {}, got {}"
+            download.error = RegistryFailed(words.format(exc.expected, exc.actual))
         except AppError as exc:
             download.error = exc
         except Exception as exc:  # a download is supervised: what goes wrong in one must not end the others
-            log.error("download failed", extra={"digest": source.layer.digest}, exc_info=exc)
+            log.error("download failed", extra={"digest": digest}, exc_info=exc)
             download.error = RegistryFailed("the download failed: internal error")
         finally:
-            del self._downloads[source]
+            del self._downloads[digest]
             download.has_begun.set()
             download.is_done.set()
 
-    async def _download(self, download: _Download, source: _Source) -> None:
+    async def _download(self, download: _Download) -> None:
         def on_progress(completed: int) -> None:
             download.completed = completed
 
-        digest = source.layer.digest
-        opening = self._store.blobs.assemble(digest, source.layer.size)
+        source = download.source
+        opening = self._store.blobs.assemble(source.digest, source.size)
         assembly = await anyio.to_thread.run_sync(opening.__enter__)
         try:
+            if await anyio.to_thread.run_sync(self._has, source):
+                return  # it came while nobody looked
             download.completed = assembly.completed
             download.has_begun.set()
             async with self._registry(source.repository, source.insecure) as registry:
-                await fetch_blob(registry, digest, assembly, on_progress)
+                await fetch_blob(registry, source.digest, assembly, on_progress)
             await anyio.to_thread.run_sync(assembly.commit)
         finally:
-            opening.__exit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(opening.__exit__, None, None, None)
 
     # ---- push ----
 
@@ -209,17 +220,21 @@ class Transfers:
         except ModelNotFound:
             tell(Progress("couldn't retrieve manifest"))
             raise
-        layers = _distinct(decode(data))
+        layers = _distinct(await anyio.to_thread.run_sync(decode, data))
         with self._store.blobs.pin(layer.digest for layer in layers):
             async with self._registry(Repository(host, f"{name.namespace}/{name.model}"), insecure) as registry:
                 for layer in layers:
-                    await self._send(registry, layer, tell)
+                    await self._send(registry, layer, _mount_source(layer, host), tell)
                 tell(Progress("pushing manifest"))
                 await registry.put_manifest(name.tag, data)
         log.info("pushed", extra={"model": name.display, "host": host})
         tell(Progress("success"))
 
-    async def _send(self, registry: RegistryClient, layer: Layer, tell: Tell) -> None:
+    async def _send(self, registry: RegistryClient, layer: Layer, mount_from: str | None, tell: Tell) -> None:
+        if self._store.blobs.size(layer.digest) != layer.size:
+            raise StoreFailed(
+                f"blob {layer.digest} is not as long as its manifest says; pull it or create it again"
+            )
         step = f"pushing {layer.digest.removeprefix('sha256:')[:12]}"
         next_at = 0.0
 
@@ -232,10 +247,11 @@ class Transfers:
         with self._store.blobs.open(layer.digest) as file:
 
             def read(start: int, length: int) -> bytes:
-                file.seek(start)
-                return file.read(length)
+                with disk_errors(f"read blob {layer.digest}"):
+                    file.seek(start)
+                    return file.read(length)
 
-            await push_blob(registry, layer.digest, layer.size, read, layer.from_ or None, on_progress)
+            await push_blob(registry, layer.digest, layer.size, read, mount_from, on_progress)
         tell(Progress(step, layer.digest, layer.size, layer.size))
 
     def _check_allowed(self, host: str) -> None:
@@ -253,3 +269,20 @@ def _distinct(manifest: Manifest) -> list[Layer]:
     """Its blobs in their order, the config last, each once."""
     layers = [*manifest.layers, manifest.config]
     return list({layer.digest: layer for layer in layers if layer.digest}.values())
+
+
+def _check_layers(repository: Repository, manifest: Manifest) -> None:
+    """Raise RegistryFailed for a model that could never be whole, or run, here."""
+    if any(layer.media_type == TENSOR for layer in manifest.layers):
+        raise RegistryFailed("this model requires MLX support, but the MLX runtime is not available")
+    if not all(layer.digest for layer in manifest.layers):
+        raise RegistryFailed(f"{repository.path}: digest is empty")
+
+
+def _mount_source(layer: Layer, host: str) -> str | None:
+    """The repository of the same registry that a layer was taken from; a path is nobody's business."""
+    try:
+        name = ModelName.parse(layer.from_ or "")
+    except InvalidName:
+        return None
+    return f"{name.namespace}/{name.model}" if name.host == host else None

@@ -1,9 +1,9 @@
 """POST /api/pull and /api/push."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,9 @@ from a3s_power.errors import InvalidRequest
 from a3s_power.service.transfer import Progress, Transfers
 from a3s_power.wire import ollama as wire
 from a3s_power.wire.gojson import encode
+
+_HOST = r"([\w.-]+|\[[\da-f:.]+\])(:\d{1,5})?"
+_REGISTRY = re.compile(rf"(?P<scheme>https?://)?(?P<host>{_HOST})/*", re.ASCII | re.IGNORECASE)
 
 Steps = AbstractAsyncContextManager[AsyncIterator[Progress]]
 
@@ -47,10 +50,10 @@ def _destination(url: str | None) -> tuple[str | None, bool]:
     """The host of a registry's base URL, and whether it is asked over plain http."""
     if not url:
         return None, False
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/") or "@" in parts.netloc:
+    found = _REGISTRY.fullmatch(url)
+    if not found:
         raise InvalidRequest(f"destination {url!r} is no registry: expected https://host[:port]")
-    return parts.netloc, parts.scheme == "http"
+    return found["host"], found["scheme"] == "http://"
 
 
 def _reply(work: "partial[Steps]", *, is_stream: bool) -> Response:
