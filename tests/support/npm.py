@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo.smollm2 import CannotFetch, cache_folder
+from demo.smollm2 import cache_folder
+from demo.wheels import CannotFetch
 
 PROGRAMS = ("node", "npm")
 _INSTALL_TIMEOUT_S = 120

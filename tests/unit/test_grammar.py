@@ -14,8 +14,13 @@ from a3s_power.grammar.formats import FORMATS
 from a3s_power.grammar.gbnf import Grammar, ThinkingFrame, char_class, chars, complement, literal
 from a3s_power.grammar.patterns import matching_string
 from a3s_power.grammar.ranges import Bound, Range, number_in
-from a3s_power.grammar.schema import answer_grammar
+from a3s_power.grammar.schema import AnswerGrammar
 from tests.support import gbnf
+
+
+def answer_grammar(output_format, thinking=None):
+    return AnswerGrammar.of(output_format).text(thinking)
+
 
 THINK = ThinkingFrame("<think>", "</think>")
 HARMONY = ThinkingFrame(

@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from a3s_power.errors import InvalidRequest
 from a3s_power.grammar.formats import FORMATS
 from a3s_power.grammar.gbnf import ThinkingFrame
-from a3s_power.grammar.schema import answer_grammar
+from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.grammar.schemaread import REFUSED
 from a3s_power.runner.base import LoadSpec
 from a3s_power.runner.link import exchange
 from tests.support import gbnf
 from tests.support.engines import real_engine
+
+
+def answer_grammar(output_format, thinking=None):
+    return AnswerGrammar.of(output_format).text(thinking)
+
 
 PERSON = {
     "type": "object",

@@ -111,11 +111,3 @@ def _is_own_address(name: str) -> bool:
 
 def _addresses() -> Iterable[str]:
     return {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on `host` is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

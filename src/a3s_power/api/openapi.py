@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power import __version__, options
-from a3s_power.api.operations import JSON, NDJSON, OPERATIONS, Operation
+from a3s_power.api.ollama.replies import NDJSON
+from a3s_power.api.operations import JSON, OPERATIONS, Operation
 from a3s_power.wire import ollama as wire
 
 Schema = dict[str, Any]

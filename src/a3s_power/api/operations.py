@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from a3s_power.api.ollama.replies import NDJSON
 from a3s_power.wire import ollama as wire
 
 JSON = "application/json"
-NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
 TEXT = "text/plain"
 

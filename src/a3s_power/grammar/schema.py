@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from a3s_power.grammar.automaton import Until, write
 from a3s_power.grammar.gbnf import Grammar, ThinkingFrame, any_of, literal, unfit
@@ -21,35 +22,44 @@ MAX_QUOTED = 200
 """Characters of what is no format that its error repeats."""
 
 
-def answer_grammar(output_format: object, thinking: ThinkingFrame | None = None) -> str:
-    """The GBNF of answers in a format: "json" for any JSON object, or a JSON schema.
+class AnswerGrammar:
+    """The grammar of answers in a format; made by `of`, which is the costly part."""
 
-    With `thinking`, free text up to the closing tag may stand before the answer. Raises InvalidRequest, with what
-    and where, for a schema that is malformed, too large, or cannot be expressed.
-    """
-    grammar = Grammar()
-    match output_format:
-        case "json":
-            answer = "object"
-        case dict():
-            check_size(output_format)
-            answer = _Compiler(grammar, output_format).compile()
-        case _:  # Ollama's words; the value is quoted as JSON in JSON
-            text = json.dumps(output_format, ensure_ascii=False, separators=(",", ":"))[:MAX_QUOTED]
-            quoted = json.dumps(text, ensure_ascii=False)
-            raise unfit(f'{quoted}; expected "json" or a valid JSON Schema object')
-    return grammar.text(_framed(grammar, answer, thinking))
+    def __init__(self, grammar: Grammar, answer: str) -> None:
+        self._grammar = grammar
+        self._answer = answer
 
+    @classmethod
+    def of(cls, output_format: object) -> Self:
+        """Compile "json", which is any JSON object, or a JSON schema. Takes up to half a second.
 
-def _framed(grammar: Grammar, answer: str, thinking: ThinkingFrame | None) -> str:
-    if thinking is None:
-        return f"ws {answer}"
-    gap = grammar.define(r"[ \t\r\n]{0,4}", "gap")
-    thought = write(grammar, Until(thinking.closing), f"{gap} {answer}")
-    if thinking.is_inside:
-        return str(thought)
-    unthought = f"{literal(thinking.answer)} ws {answer}" if thinking.answer else answer
-    return f"ws ( {literal(thinking.opening)} {thought} | {unthought} )"
+        Raises InvalidRequest, with what and where, for a schema that is malformed, too large, or cannot be kept.
+        """
+        grammar = Grammar()
+        match output_format:
+            case "json":
+                return cls(grammar, "object")
+            case dict():
+                check_size(output_format)
+                return cls(grammar, _Compiler(grammar, output_format).compile())
+        # Ollama's words; the value is quoted as JSON in JSON
+        text = json.dumps(output_format, ensure_ascii=False, separators=(",", ":"))[:MAX_QUOTED]
+        quoted = json.dumps(text, ensure_ascii=False)
+        raise unfit(f'{quoted}; expected "json" or a valid JSON Schema object')
+
+    def text(self, thinking: ThinkingFrame | None = None) -> str:
+        """As GBNF. With `thinking`, free text up to the closing tag may stand before the answer."""
+        return self._grammar.text(self._framed(thinking))
+
+    def _framed(self, thinking: ThinkingFrame | None) -> str:
+        if thinking is None:
+            return f"ws {self._answer}"
+        gap = self._grammar.define(r"[ \t\r\n]{0,4}", "gap")
+        thought = write(self._grammar, Until(thinking.closing), f"{gap} {self._answer}")
+        if thinking.is_inside:
+            return str(thought)
+        unthought = f"{literal(thinking.answer)} ws {self._answer}" if thinking.answer else self._answer
+        return f"ws ( {literal(thinking.opening)} {thought} | {unthought} )"
 
 
 @dataclass(frozen=True, slots=True)

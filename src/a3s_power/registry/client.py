@@ -1,6 +1,5 @@
 """One repository of an OCI-style registry: its manifests and blobs, both ways."""
 
-import ipaddress
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -10,6 +9,7 @@ from urllib.parse import quote
 import anyio
 import httpx2
 
+from a3s_power.hosts import is_loopback
 from a3s_power.registry.auth import Keychain
 from a3s_power.registry.errors import BadReply, RegistryFailed, RegistryUnreachable, RemoteNotFound
 from a3s_power.registry.replies import check_plain, our_errors, place
@@ -196,14 +196,7 @@ def _base(host: str) -> httpx2.URL:
 
 def _no_proxy(base: httpx2.URL) -> dict[str, None]:
     """HTTPS_PROXY does not lead back to this machine; Go makes the same exception."""
-    return {f"all://{base.host}": None} if _is_loopback(base.host) else {}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return {f"all://{base.host}": None} if is_loopback(base.host) else {}
 
 
 async def _speaks_tls(http: httpx2.AsyncClient, base: httpx2.URL) -> bool:

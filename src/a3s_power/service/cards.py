@@ -60,6 +60,11 @@ class ModelCard:
         return self.model.config.model_family == "qwen3" or self.name.model == "deepseek-r1"
 
 
+def outline(model: Model) -> ModelCard:
+    """What can be said of a model whose files cannot be read: that it is there, to be deleted."""
+    return ModelCard(model, NO_HEADER, (), None, Markup(), model.config.capabilities, Footprint.of(NO_HEADER))
+
+
 class Cards:
     """Name → card. A file's header is read once for as long as its manifest stays the same.
 
@@ -103,10 +108,6 @@ class Cards:
                 if len(self._cards) > MAX_CARDS:
                     del self._cards[next(iter(self._cards))]  # the one that was made first
         return card
-
-    def outline(self, model: Model) -> ModelCard:
-        """What can be said of a model whose files cannot be read: that it is there, to be deleted."""
-        return ModelCard(model, NO_HEADER, (), None, Markup(), model.config.capabilities, Footprint.of(NO_HEADER))
 
     def _make(self, model: Model) -> ModelCard:
         gguf = _header(model, model.model_path) if model.model_path else NO_HEADER

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from a3s_power.errors import ModelNotFound
 from a3s_power.generation import Event, GenerationRequest
-from a3s_power.grammar.schema import answer_grammar
+from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.runner.base import Runner
 from a3s_power.service.cards import Cards
 from a3s_power.service.checks import check
@@ -91,7 +91,8 @@ class ChatService:
         card = await self._cards.get(request.name, request.model)
         check(card, request)
         plan, options = self._loader.plan(card, request.options)
+        grammar = None
         if generates and request.output_format is not None:  # before a model is loaded for what cannot be kept
-            await anyio.to_thread.run_sync(answer_grammar, request.output_format)
+            grammar = await anyio.to_thread.run_sync(AnswerGrammar.of, request.output_format)
         async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
-            yield Turn(request, card, plan, lease, options)
+            yield Turn(request, card, plan, lease, options, grammar)

@@ -11,7 +11,7 @@ from a3s_power.build.assemble import Recipe, assemble
 from a3s_power.errors import AppError
 from a3s_power.names import ModelName
 from a3s_power.scheduler.slots import Loaded
-from a3s_power.service.cards import Cards, ModelCard
+from a3s_power.service.cards import Cards, ModelCard, outline
 from a3s_power.service.loading import Loader
 from a3s_power.service.reporting import reported
 from a3s_power.store.models import ModelStore
@@ -48,7 +48,7 @@ class Library:
         except AppError as exc:
             log.warning("a model cannot be read", extra={"model": name.display, "error": str(exc)})
         with suppress(AppError):
-            return self._cards.outline(self._store.outline(name))
+            return outline(self._store.outline(name))
         return None
 
     def loaded(self) -> list[Loaded[ModelCard]]:

@@ -93,8 +93,9 @@ class Transfers:
                 self._tasks.cancel_scope.cancel()
 
     def pull(self, name: ModelName, *, insecure: bool) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
-        """Fetch a model, and replace the one of that name. Raises, while it is read, RegistryFailed and below,
-        InvalidRequest for a registry that is not allowed, DigestMismatch, StoreFailed.
+        """Fetch a model, and replace the one of that name.
+
+        Raises, while it is read, RegistryFailed, StoreFailed, and InvalidRequest for a registry not allowed here.
         """
 
         async def work(tell: Tell) -> None:
@@ -195,11 +196,11 @@ class Transfers:
             download.completed = completed
 
         source = download.source
+        if await anyio.to_thread.run_sync(self._has, source):
+            return  # it came while nobody looked
         opening = self._store.blobs.assemble(source.digest, source.size)
         assembly = await anyio.to_thread.run_sync(opening.__enter__)
         try:
-            if await anyio.to_thread.run_sync(self._has, source):
-                return  # it came while nobody looked
             download.completed = assembly.completed
             download.has_begun.set()
             async with self._registry(source.repository, source.insecure) as registry:

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from a3s_power.errors import ContextExceeded
 from a3s_power.generation import JSON, ChatInput, Event, GenerationRequest
-from a3s_power.grammar.schema import answer_grammar
+from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.options import SamplingOptions
 from a3s_power.prompt.reading import Reader
 from a3s_power.runner.base import ChatPrompt, Sampling
@@ -37,12 +37,19 @@ class Turn:
     """Made for one request, with its lease."""
 
     def __init__(
-        self, request: GenerationRequest, card: ModelCard, plan: LoadPlan, lease: Lease, options: SamplingOptions
+        self,
+        request: GenerationRequest,
+        card: ModelCard,
+        plan: LoadPlan,
+        lease: Lease,
+        options: SamplingOptions,
+        grammar: AnswerGrammar | None,
     ) -> None:
         self.runner = lease.runner
         self._request = request
         self._card = card
         self._options = options
+        self._grammar = grammar
         self._is_limited = lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic
         self._num_ctx = plan.spec.num_ctx if self._is_limited else lease.spec.num_ctx  # no more than was asked for
 
@@ -74,9 +81,8 @@ class Turn:
 
     async def _begin(self, draft: Draft, stack: AsyncExitStack) -> Begun:
         chat = self._chat_prompt(draft)
-        is_needed = chat is None or self._request.output_format is not None
-        prompt = await self._render(draft) if is_needed else ""
-        sampling = self._sampling(await self._grammar(draft, prompt))
+        prompt = await self._render(draft) if chat is None or self._grammar else ""
+        sampling = self._sampling(self._framed_grammar(draft, prompt))
         if self._is_limited:
             sampling = _limited(sampling, await self._count(draft), self._num_ctx)
         stream = self.runner.complete(prompt, sampling) if chat is None else self.runner.chat(chat, sampling)
@@ -91,9 +97,8 @@ class Turn:
 
         Beside tools it takes no grammar, and of tokens that it holds back it tells no logprobs: then we do both.
         """
-        is_bound = self._request.output_format is not None
         wants_logprobs = self._request.top_logprobs is not None
-        if not draft.is_native_chat or (is_bound and draft.tools):
+        if not draft.is_native_chat or (self._grammar and draft.tools):
             return None
         if wants_logprobs and not draft.tools and not draft.image_count:
             return None
@@ -108,7 +113,7 @@ class Turn:
 
     def _callable_tools(self) -> Sequence[JSON]:
         """Under the client's names. None where a format binds the reply: what looks like a call is the answer."""
-        if self._request.output_format is not None or not isinstance(self._request.input, ChatInput):
+        if self._grammar or not isinstance(self._request.input, ChatInput):
             return ()
         return self._request.input.tools
 
@@ -155,12 +160,12 @@ class Turn:
         limit = self._options.num_predict
         return min(limit, self._num_ctx) if limit >= 0 else None
 
-    async def _grammar(self, draft: Draft, prompt: str) -> str | None:
-        """On a thread: the worst schema takes half a second."""
-        if self._request.output_format is None:
+    def _framed_grammar(self, draft: Draft, prompt: str) -> str | None:
+        if self._grammar is None:
             return None
-        frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
-        return await anyio.to_thread.run_sync(answer_grammar, self._request.output_format, frame)
+        return self._grammar.text(
+            self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
+        )
 
 
 def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:

@@ -199,8 +199,6 @@ class PullRequest(GoStruct):
     """The older name of `model`."""
     insecure: bool | None = None
     """Whether a registry without a certificate that holds, or over plain http, will do."""
-    username: str | None = None
-    password: str | None = None
     stream: bool | None = None
 
 
@@ -212,8 +210,6 @@ class PushRequest(GoStruct):
     """The older name of `model`."""
     insecure: bool | None = None
     """As for a pull."""
-    username: str | None = None
-    password: str | None = None
     stream: bool | None = None
     destination: str | None = None
     """Ours: `https://host[:port]`, a registry other than the name's own."""

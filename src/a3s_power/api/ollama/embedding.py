@@ -36,7 +36,7 @@ class EmbeddingAPI:
         """POST /api/embed: any number of texts, vectors of length 1."""
         started_ns = time.monotonic_ns()
         body = await fields.read(request, wire.EmbedRequest)
-        keep_alive_s, inputs = fields.keep_alive(body.keep_alive), _inputs(body.input)
+        keep_alive_s, inputs = fields.keep_alive(body.keep_alive), fields.texts(body.input, "invalid input type")
         model = body.model or ""
         wanted = EmbeddingRequest(
             name=checked_name(model, "embed"),
@@ -85,18 +85,6 @@ class EmbeddingAPI:
                 return json_reply(wire.EmbeddingReply([]))
             done = await self._service.embed(wanted)
             return json_reply(wire.EmbeddingReply(done.vectors[0].tolist()))
-
-
-def _inputs(value: object) -> tuple[str, ...]:
-    """A text or several; none at all, or an empty one alone, only loads the model."""
-    match value:
-        case None | "":
-            return ()
-        case str():
-            return (value,)
-        case list() if all(isinstance(text, str) for text in value):
-            return tuple(value)
-    raise InvalidRequest("invalid input type")
 
 
 @contextmanager

@@ -68,6 +68,18 @@ def think(value: object) -> bool | str | None:
     raise InvalidRequest('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
 
 
+def texts(value: object, otherwise: str) -> tuple[str, ...]:
+    """One text or several; none for an empty one alone. Raises InvalidRequest, with `otherwise`, for all else."""
+    match value:
+        case None | "":
+            return ()
+        case str():
+            return (value,)
+        case list() if all(isinstance(text, str) for text in value):
+            return tuple(value)
+    raise InvalidRequest(otherwise)
+
+
 def top_logprobs(wanted: bool | None, count: int | None) -> int | None:
     """How many alternatives of each token; None for no logprobs at all."""
     if not 0 <= (count or 0) <= MAX_TOP_LOGPROBS:

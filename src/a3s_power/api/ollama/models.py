@@ -150,7 +150,7 @@ def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
         adapters=body.adapters or {},
         template=body.template or "",
         system=body.system or "",
-        licenses=_licenses(body.license),
+        licenses=fields.texts(body.license, "license must be a string or an array of strings"),
         parameters={key: value for key, value in (body.parameters or {}).items() if value is not None},
         messages=tuple(map(fields.message, body.messages or ())),
         renderer=body.renderer or "",
@@ -163,14 +163,3 @@ def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
 
 def _base(text: str | None) -> ModelName | None:
     return checked_name(text, "from") if text else None
-
-
-def _licenses(value: object) -> tuple[str, ...]:
-    match value:
-        case None | "":
-            return ()
-        case str():
-            return (value,)
-        case list() if all(isinstance(text, str) for text in value):
-            return tuple(value)
-    raise InvalidRequest("license must be a string or an array of strings")
