@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from a3s_power.errors import InvalidGGUF
 from a3s_power.ggml_types import FILE_TYPES, TENSOR_TYPES, TensorType
@@ -153,6 +153,11 @@ class GGUF:
         return _as_str(self.metadata.get("general.architecture")) or ""
 
     @property
+    def alignment(self) -> int:
+        """Bytes: the tensor data and each tensor in them begin at a multiple of it."""
+        return _alignment(self.metadata)
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja source of the model's own chat template."""
         return _as_str(self.metadata.get("tokenizer.chat_template"))
@@ -183,24 +188,48 @@ class GGUF:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
+class Span(NamedTuple):
+    """A stretch of a file, in bytes from its start."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A header and where its entries lie in the file, for those who copy them byte for byte."""
+
+    gguf: GGUF
+    key_values: Mapping[str, Span]
+    """By key; each with its key and type."""
+    tensors: Mapping[str, Span]
+    """By name: the entries of the index, each of which ends with the tensor's offset, a uint64."""
+
+
 def read_gguf(path: Path) -> GGUF:
     """Read and check the header of the file at `path`. Blocks, so call it on a thread.
 
     Raises InvalidGGUF, in words that name the key or tensor at fault and never the path; OSError if the file
     cannot be read.
     """
+    return read_layout(path).gguf
+
+
+def read_layout(path: Path) -> Layout:
+    """What `read_gguf` reads, and where it stood. Blocks and raises like it."""
     with path.open("rb") as file:
         header = _Header(file, path)
         version = _read_version(header)
         tensor_count, key_count = header.unpack("QQ", "the tensor and key counts")
         header.check_count(tensor_count, "tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
         header.check_count(key_count, "keys", MAX_METADATA, _MIN_KEY_VALUE_BYTES)
-        metadata = _unique((header.key_value() for _ in range(key_count)), "key")
+        metadata, key_values = _entries(header, (header.key_value() for _ in range(key_count)), "key")
         alignment = _alignment(metadata)
-        tensors = tuple(_unique((header.tensor(number) for number in range(tensor_count)), "tensor").values())
+        index, entries = _entries(header, (header.tensor(number) for number in range(tensor_count)), "tensor")
+    tensors = tuple(index.values())
     data_offset = -(-header.position // alignment) * alignment if tensors else header.position
     _check_layout(tensors, alignment, header.file_size - data_offset)
-    return GGUF(version, metadata, tensors, data_offset, header.file_size)
+    return Layout(GGUF(version, metadata, tensors, data_offset, header.file_size), key_values, entries)
 
 
 def shortest_float32(value: float) -> float:
@@ -402,13 +431,19 @@ def _check_layout(tensors: Iterable[Tensor], alignment: int, data_bytes: int) ->
             )
 
 
-def _unique(pairs: Iterable[tuple[str, _T]], what: str) -> dict[str, _T]:
+def _entries(
+    header: _Header, entries: Iterable[tuple[str, _T]], what: str
+) -> tuple[dict[str, _T], dict[str, Span]]:
+    """What `entries` read from `header`, by name, and from where to where each reached."""
     found: dict[str, _T] = {}
-    for name, value in pairs:
+    spans: dict[str, Span] = {}
+    start = header.position
+    for name, value in entries:
         if name in found:
             raise InvalidGGUF(f"{what} {_quote(name)} appears twice")
-        found[name] = value
-    return found
+        found[name], spans[name] = value, Span(start, header.position - start)
+        start = header.position
+    return found, spans
 
 
 def _strings(data: bytes, count: int) -> Iterator[str]:

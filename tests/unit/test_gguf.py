@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from a3s_power import gguf
 from a3s_power.errors import InvalidGGUF
-from a3s_power.gguf import Array, Tensor, ValueType, read_gguf, shortest_float32
+from a3s_power.gguf import Array, Tensor, ValueType, read_gguf, read_layout, shortest_float32
 from tests.support import gguf_files as files
 from tests.support.gguf_files import TensorSpec, Typed, TypedArray, gguf_bytes, header_bytes, write_gguf
 
@@ -64,6 +64,21 @@ def test_a_header_is_read_whole(scratch: Path) -> None:
     assert (header.version, header.file_size) == (3, len(TINY))
     assert header.data_offset % 32 == 0
     assert header.data_offset + 480 + 288 == len(TINY)
+
+
+def test_the_layout_says_where_each_entry_lies(scratch: Path) -> None:
+    header = parse(scratch, TINY)
+    layout = read_layout(scratch)
+    assert layout.gguf == header
+    entries = [files.key_value_bytes(key, value) for key, value in TINY_METADATA.items()]
+    assert list(layout.key_values) == list(TINY_METADATA)
+    assert [TINY[at : at + size] for at, size in layout.key_values.values()] == entries
+    entries = [
+        files.tensor_bytes(tensor.name, tensor.shape, TINY_TENSORS[tensor.name].type, tensor.offset)
+        for tensor in header.tensors
+    ]
+    assert list(layout.tensors) == list(TINY_TENSORS)
+    assert [TINY[at : at + size] for at, size in layout.tensors.values()] == entries
 
 
 def test_the_questions_others_ask(scratch: Path) -> None:
@@ -165,7 +180,9 @@ def test_an_array_whose_file_has_changed_or_gone_says_so(tmp_path: Path) -> None
 @pytest.mark.parametrize("alignment", [8, 32, 4096])
 def test_the_tensor_data_begin_at_the_files_own_alignment(scratch: Path, alignment: int) -> None:
     data = gguf_bytes({"general.alignment": alignment}, {"w": TensorSpec((4,))}, alignment=alignment)
-    assert parse(scratch, data).data_offset % alignment == 0
+    header = parse(scratch, data)
+    assert header.alignment == alignment
+    assert header.data_offset % alignment == 0
 
 
 def test_tensors_may_be_empty_scalar_or_out_of_order(scratch: Path) -> None:
