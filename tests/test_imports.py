@@ -17,7 +17,7 @@ import a3s_power
 SOURCE = Path(a3s_power.__file__).parent
 
 # Pure values, on the standard library alone; everyone may import them.
-VOCABULARY = ("errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile")
+VOCABULARY = ("errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress")
 
 # room → the rooms it may import, besides itself. Inner rooms stand first: no arrow points down the page.
 ROOMS: dict[str, tuple[str, ...]] = {

@@ -31,8 +31,10 @@ from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
 from a3s_power.service.loading import LoadDefaults, Loader
+from a3s_power.service.pulling import Pulls
+from a3s_power.service.pushing import Pushes
+from a3s_power.service.remotes import Remotes
 from a3s_power.service.space import Space
-from a3s_power.service.transfer import Remotes, Transfers
 from a3s_power.settings import Endpoint, Settings
 from a3s_power.store.models import ModelStore
 from a3s_power.store.prune import migrate_names, prune
@@ -85,12 +87,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         ),
     )
     access = Access(settings.origins, guards_host=is_loopback(settings.endpoint.host))
-    transfers = Transfers(store, _remotes(settings))
+    remotes = _remotes(settings)
+    pulls = Pulls(store, remotes)
     services = Services(
         ChatService(cards, loader),
         EmbedService(cards, loader),
-        Library(store, cards, loader),
-        transfers,
+        Library(store, cards, loader, pulls),
+        pulls,
+        Pushes(store, remotes),
         Space(store),
     )
     app = Application(services, access)
@@ -104,7 +108,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         headers=[("Server", f"a3s-power/{__version__}")],
     )
-    async with scheduler.running(), transfers.running():
+    async with scheduler.running(), pulls.running():
         log.info("Listening on %s (version %s)", _address(listener), __version__)
         await _serve_until_told(_Server(config), listener, app, settings.drain_timeout)
 
@@ -112,7 +116,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 def _remotes(settings: Settings) -> Remotes:
     machine = f"{platform.machine().lower()} {platform.system().lower()}"
     return Remotes(
-        Keychain(settings.registry_key, docker_config_path(os.environ, Path.home())),
+        Keychain(
+            settings.registry_key, docker_config_path(os.environ, Path.home()), os.environ.get("HF_TOKEN", "")
+        ),
         f"ollama/{OLLAMA_VERSION} ({machine}) a3s-power/{__version__}",
         settings.registries,
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 import stat
 import subprocess
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from a3s_power.registry.auth import Keychain, docker_config_path
 from a3s_power.registry.challenge import Basic, Bearer, parse_challenges, parse_token, signed_text, token_url
-from a3s_power.registry.client import BlobSource, Repository, open_registry
+from a3s_power.registry.client import RegistryClient
 from a3s_power.registry.errors import (
     BadReply,
     KeychainFailed,
@@ -30,7 +31,9 @@ from a3s_power.registry.errors import (
     RemoteNotFound,
     Unauthorized,
 )
-from tests.support.registry import BINARY, running_gate, running_registry
+from a3s_power.registry.files import Source
+from a3s_power.registry.session import Site, open_session
+from tests.support.registry import BINARY, blob, running_gate, running_registry
 
 needs_registry = pytest.mark.skipif(shutil.which(BINARY) is None, reason="this machine has no docker-registry")
 
@@ -45,10 +48,11 @@ def docker_config(folder, host, auth=PASSWORD):
     return path
 
 
-def opened(host, keychain, *, insecure=True, transport=None, path="library/m"):
-    return open_registry(
-        Repository(host, path), keychain=keychain, insecure=insecure, user_agent="tests/1", transport=transport
-    )
+@asynccontextmanager
+async def opened(host, keychain, *, insecure=True, transport=None, path="library/m"):
+    site = Site(host, insecure)
+    async with open_session(site, keychain=keychain, user_agent="tests/1", transport=transport) as session:
+        yield RegistryClient(session, path)
 
 
 async def pieces(data):
@@ -433,10 +437,10 @@ async def test_the_token_service_may_not_send_us_on(tmp_path):
 async def test_a_storage_elsewhere_sees_no_token(with_password, tmp_path):
     net = Net(challenge("https://r.example/token"))
     async with net.opened(tmp_path, with_password=with_password) as client:
-        source = await client.source("x")
-        async with client.read(source, 0, 1) as chunks:
+        source = await blob(client, "x").source()
+        async with blob(client, "x").read(source, 0, 1) as chunks:
             assert [chunk async for chunk in chunks] == [b"x"]
-    assert source == BlobSource("https://cdn.example/b", 1, accepts_ranges=True)
+    assert source == Source("https://cdn.example/b", 1, accepts_ranges=True)
     assert net.shown[-2:] == [("https://cdn.example", None)] * 2
 
 

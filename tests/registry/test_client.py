@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import socket
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import trustme
 
 from a3s_power.registry.auth import Keychain
-from a3s_power.registry.client import MANIFEST_TYPE, MAX_MANIFEST, BlobSource, Repository, open_registry
+from a3s_power.registry.client import MANIFEST_TYPE, MAX_MANIFEST, RegistryClient
 from a3s_power.registry.errors import (
     BadReply,
     InsecureRegistry,
@@ -24,7 +25,9 @@ from a3s_power.registry.errors import (
     RegistryUnreachable,
     RemoteNotFound,
 )
-from tests.support.registry import BINARY, running_registry
+from a3s_power.registry.files import Source
+from a3s_power.registry.session import Site, open_session
+from tests.support.registry import BINARY, blob, running_registry
 
 pytestmark = pytest.mark.anyio
 needs_registry = pytest.mark.skipif(shutil.which(BINARY) is None, reason="this machine has no docker-registry")
@@ -47,10 +50,11 @@ MANIFEST = json.dumps(
 ).encode()
 
 
-def opened(host, path="library/m", *, insecure=True, transport=None):
-    return open_registry(
-        Repository(host, path), keychain=NO_KEYS, insecure=insecure, user_agent="tests/1", transport=transport
-    )
+@asynccontextmanager
+async def opened(host, path="library/m", *, insecure=True, transport=None):
+    site = Site(host, insecure)
+    async with open_session(site, keychain=NO_KEYS, user_agent="tests/1", transport=transport) as session:
+        yield RegistryClient(session, path)
 
 
 async def pieces(data, size=100_000):
@@ -65,7 +69,7 @@ async def push(client, data=DATA, digest=DIGEST):
 
 
 async def read(client, source, start, end):
-    async with client.read(source, start, end) as chunks:
+    async with blob(client, DIGEST).read(source, start, end) as chunks:
         return b"".join([chunk async for chunk in chunks])
 
 
@@ -103,7 +107,7 @@ async def test_a_blob_goes_up_in_parts_and_comes_down_in_ranges(plain):
         await client.finish_upload(url, DIGEST)
 
         assert await client.blob_size(DIGEST) == len(DATA)
-        source = await client.source(DIGEST)
+        source = await blob(client, DIGEST).source()
         assert (source.size, source.accepts_ranges) == (len(DATA), True)
         assert await read(client, source, 0, len(DATA)) == DATA
         assert await read(client, source, 1, 2) == DATA[1:2]
@@ -135,7 +139,7 @@ async def test_what_is_not_there_is_said_to_be_missing(plain):
     async with opened(plain.host) as client:
         assert await client.blob_size(ABSENT) is None
         with pytest.raises(RemoteNotFound):
-            await client.source(ABSENT)
+            await blob(client, ABSENT).source()
         url = await client.begin_upload(DIGEST, None)
         with pytest.raises(RemoteNotFound):
             await client.upload_offset(url.replace("/uploads/", "/uploads/0"))
@@ -153,8 +157,8 @@ async def test_the_registry_checks_what_it_was_sent(plain):
 async def test_reading_may_end_in_the_middle(plain):
     async with opened(plain.host, "left/early") as client:
         await push(client)
-        source = await client.source(DIGEST)
-        async with client.read(source, 0, len(DATA)) as chunks:
+        source = await blob(client, DIGEST).source()
+        async with blob(client, DIGEST).read(source, 0, len(DATA)) as chunks:
             assert await anext(chunks)
         assert await read(client, source, 0, 10) == DATA[:10]
 
@@ -176,7 +180,7 @@ async def test_without_insecure_an_untrusted_registry_is_refused_by_the_name_of_
 async def test_with_insecure_both_work(kind, request):
     async with opened(request.getfixturevalue(kind).host, "in/secure") as client:
         await push(client)
-        source = await client.source(DIGEST)
+        source = await blob(client, DIGEST).source()
         assert source.url.startswith({"plain": "http:", "encrypted": "https:"}[kind])
         assert await read(client, source, 5, 9) == DATA[5:9]
 
@@ -303,7 +307,7 @@ class Endless(httpx2.AsyncByteStream):
             yield self._piece
 
 
-SOURCE = BlobSource("https://r.example/v2/library/m/blobs/x", 100, accepts_ranges=True)
+SOURCE = Source("https://r.example/v2/library/m/blobs/x", 100, accepts_ranges=True)
 
 
 async def test_a_manifest_without_end_is_cut_off():
@@ -365,7 +369,7 @@ async def test_a_part_has_to_be_the_one_that_was_asked_for(status, headers, leng
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": "100"}])
 async def test_a_server_without_ranges_may_send_the_whole_when_it_is_wanted(headers):
     async with hostile(Answer(200, headers=headers, body=Pieces(b"x" * 100))) as client:
-        assert await client.source("x") == BlobSource(
+        assert await blob(client, "x").source() == Source(
             SOURCE.url, int(headers.get("Content-Length", 0)) or None, False
         )
     async with hostile(Answer(200, headers=headers, body=Pieces(b"x" * 100))) as client:
@@ -472,7 +476,7 @@ async def test_a_read_that_is_cancelled_hangs_up():
 async def test_a_blob_is_read_where_the_registry_sends_us():
     part = Answer(206, headers={"Content-Range": "bytes 0-0/100"}, body=Pieces(b"x"))
     async with hostile(redirect("/elsewhere"), redirect("https://cdn.example/b?signed=1%2F2"), part) as client:
-        assert await client.source("x") == BlobSource(
+        assert await blob(client, "x").source() == Source(
             "https://cdn.example/b?signed=1%2F2", 100, accepts_ranges=True
         )
 
@@ -483,21 +487,21 @@ async def test_a_blob_is_read_where_the_registry_sends_us():
 async def test_no_redirect_leads_away_from_https(target):
     async with hostile(redirect(target)) as client:
         with pytest.raises(BadReply, match=r"redirects from https to .*, which is not followed"):
-            await client.source("x")
+            await blob(client, "x").source()
 
 
 @pytest.mark.parametrize("target", ["http://[", "https://r.example:port/", "https://r.example:70000/"])
 async def test_a_redirect_to_nowhere(target):
     async with hostile(redirect(target)) as client:
         with pytest.raises(RegistryFailed):
-            await client.source("x")
+            await blob(client, "x").source()
 
 
 async def test_redirects_come_to_an_end():
     transport = answering(redirect("/round"))
     async with opened("r.example", insecure=False, transport=transport) as client:
         with pytest.raises(BadReply, match=r"^maximum redirects exceeded \(10\)$"):
-            await client.source("x")
+            await blob(client, "x").source()
     assert len(transport.seen) == 11
 
 
@@ -554,5 +558,5 @@ async def test_a_storage_that_refuses_an_old_url_is_worth_another_try():
     for status in (401, 403, 404):
         async with hostile(redirect("https://cdn.example/b"), Answer(status)) as client:
             with pytest.raises(RegistryRefused) as refusal:
-                await client.source("x")
+                await blob(client, "x").source()
         assert refusal.value.is_transient

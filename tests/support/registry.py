@@ -23,6 +23,9 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from a3s_power.registry.client import RegistryClient, blob_path
+from a3s_power.registry.files import RemoteFile
+
 BINARY = "docker-registry"
 HASH_OF_NOTHING = b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 START_S = 20.0
@@ -34,6 +37,12 @@ class Registry:
 
     host: str
     data: Path
+
+
+def blob(client: RegistryClient, digest: str) -> RemoteFile:
+    """A blob of the client's repository, to be read."""
+    url = client.session.base.join(blob_path(client.repository, digest))
+    return RemoteFile(client.session, url, has_digest=True)
 
 
 @contextmanager

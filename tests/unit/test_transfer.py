@@ -12,7 +12,6 @@ import pytest
 
 from a3s_power.errors import DigestMismatch, StoreFailed
 from a3s_power.registry import transfer
-from a3s_power.registry.client import BlobSource
 from a3s_power.registry.errors import (
     BadReply,
     RegistryFailed,
@@ -21,6 +20,7 @@ from a3s_power.registry.errors import (
     RemoteNotFound,
     Unauthorized,
 )
+from a3s_power.registry.files import Source
 from a3s_power.registry.patience import Patience
 from a3s_power.registry.pieces import Piece, plan
 from a3s_power.registry.transfer import fetch_blob, push_blob
@@ -104,13 +104,13 @@ class Remote:
         self.sent = self.open = self.most_open = 0
         self.on_sent = lambda: None
 
-    async def source(self, digest):
+    async def source(self):
         await anyio.lowlevel.checkpoint()
         answer = self.sources.pop(0) if self.sources else len(self.data)
         if isinstance(answer, Exception):
             raise answer
         self.urls.append(f"https://cdn.test/{len(self.urls)}")
-        return BlobSource(self.urls[-1], answer, self.accepts_ranges)
+        return Source(self.urls[-1], answer, self.accepts_ranges)
 
     @asynccontextmanager
     async def read(self, source, start, end):
@@ -148,7 +148,7 @@ class Remote:
 
 async def fetch(store, remote, digest, patience, on_progress=lambda _: None):
     with store.assemble(digest, len(remote.data)) as assembly:
-        await fetch_blob(remote, digest, assembly, on_progress, patience=patience)
+        await fetch_blob(remote, assembly, on_progress, patience=patience)
         assembly.commit()
     assert store.path(digest).read_bytes() == remote.data
     assert remote.open == 0
@@ -320,7 +320,7 @@ async def test_a_source_whose_size_is_unknown_will_do(store, patience):
 
 async def test_a_blob_of_another_size_is_not_begun(store, patience):
     remote = Remote(SHORT, sources=[7])
-    with pytest.raises(BadReply, match=f"has 7 bytes there, {len(SHORT)} in the manifest"):
+    with pytest.raises(BadReply, match=f"has 7 bytes there, not the {len(SHORT)} announced"):
         await fetch(store, remote, SHORT_DIGEST, patience)
     assert remote.reads == []
 
@@ -334,7 +334,7 @@ async def test_a_disk_that_says_no_ends_everything_at_once(store, patience, naps
 
         assembly.write = full
         with pytest.raises(StoreFailed, match="the disk is full"):
-            await fetch_blob(remote, DIGEST, assembly, lambda _: None, patience=patience)
+            await fetch_blob(remote, assembly, lambda _: None, patience=patience)
     assert (remote.open, naps.taken) == (0, [])
 
 
@@ -357,7 +357,7 @@ async def test_the_digest_is_checked_while_it_streams_and_writes_are_bounded(sto
 
         assembly.write, assembly.hash_ahead = write, hash_ahead
         remote = Remote(DATA)
-        await fetch_blob(remote, DIGEST, assembly, lambda _: None, patience=patience)
+        await fetch_blob(remote, assembly, lambda _: None, patience=patience)
     assert hashing
     assert max(writes) < MIB + remote.chunk
 
@@ -409,7 +409,7 @@ async def test_cancelled_halfway_it_leaves_nothing_running_and_can_be_resumed(st
     threads = anyio.to_thread.current_default_thread_limiter()
     with store.assemble(DIGEST, len(DATA)) as assembly:
         with cancelled_after(remote, len(DATA) // 2) as scope:
-            await fetch_blob(remote, DIGEST, assembly, lambda _: None, patience=patience)
+            await fetch_blob(remote, assembly, lambda _: None, patience=patience)
         assert scope.cancelled_caught
         assert (remote.open, threads.borrowed_tokens) == (0, 0)
         held = assembly.completed
@@ -429,7 +429,7 @@ async def test_cancelled_while_it_waits_for_the_next_try_it_goes_at_once(store):
     with store.assemble(SHORT_DIGEST, len(SHORT)) as assembly:
         with anyio.CancelScope() as scope:
             patience = Patience(backoff_s=BACKOFF, sleep=sleep)
-            await fetch_blob(remote, SHORT_DIGEST, assembly, lambda _: None, patience=patience)
+            await fetch_blob(remote, assembly, lambda _: None, patience=patience)
         assert scope.cancelled_caught
         assert (remote.open, assembly.completed) == (0, BLOCK)
 

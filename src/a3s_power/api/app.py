@@ -28,8 +28,9 @@ from a3s_power.api.reference import docs
 from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
 from a3s_power.service.library import Library
+from a3s_power.service.pulling import Pulls
+from a3s_power.service.pushing import Pushes
 from a3s_power.service.space import Space
-from a3s_power.service.transfer import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class Services:
     chat: ChatService
     embed: EmbedService
     library: Library
-    transfers: Transfers
+    pulls: Pulls
+    pushes: Pushes
     space: Space
 
 
@@ -161,7 +163,7 @@ def _resources(services: Services) -> Mapping[str, Resource]:
     """Every path, in the order in which they are tried."""
     generation, embedding = GenerationAPI(services.chat), EmbeddingAPI(services.embed)
     models, ops = ModelsAPI(services.library), OpsAPI(services.library)
-    transfer, space = TransferAPI(services.transfers), SpaceAPI(services.space)
+    transfer, space = TransferAPI(services.pulls, services.pushes), SpaceAPI(services.space)
     in_native_words: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
         "/health": {"GET": ops.health},

@@ -1,23 +1,23 @@
 """From uploaded files or another model, and the texts around them, to a model in the store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from a3s_power.build.merge import Merge, Shard, is_shard, split_models
 from a3s_power.errors import InvalidDigest, InvalidGGUF, InvalidRequest, InvalidTemplate
 from a3s_power.gguf import GGUF, read_gguf
 from a3s_power.messages import Message
 from a3s_power.names import ModelName
 from a3s_power.options import merge
+from a3s_power.progress import Progress, Tell
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.store import manifests as media
 from a3s_power.store.blobs import check_digest
 from a3s_power.store.manifests import Layer, write_json
 from a3s_power.store.models import Config, ModelStore
-from a3s_power.units import human_number
-
-OnStatus = Callable[[str], None]
+from a3s_power.units import MIB, human_number
 
 _TEXT_INFO = {
     "model_family": "model_family",
@@ -34,6 +34,7 @@ _NOT_INHERITED: Mapping[str, Any] = {
     "draft": None,
 }
 _NUMBER_INFO = ("context_length", "embedding_length")
+_TELL_BYTES = 64 * MIB  # between two steps while parts are merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Recipe:
     parser: str = ""
     requires: str = ""
     info: Mapping[str, object] = field(default_factory=dict)
+    origin: str = ""
+    """Where the model's file is from, if its layer is to tell."""
 
     def __post_init__(self) -> None:
         for path in self.files or {}:
@@ -74,33 +77,32 @@ class Recipe:
         return (*(self.files or {}).values(), *self.adapters.values())
 
 
-def assemble(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> None:
-    """Make the model. Blocking; `on_status` hears every step in Ollama's words.
+def assemble(store: ModelStore, recipe: Recipe, tell: Tell) -> None:
+    """Make the model. Blocking; `tell` hears every step in Ollama's words, and ends the work by raising.
 
     Raises what is wrong with the recipe (InvalidRequest and below, ModelNotFound, BlobNotFound) or with the disk
     (StoreFailed); the store then has no trace of the model but blobs that the next clean-up takes.
     """
     with store.blobs.pin(recipe.digests):
-        config, layers = _base(store, recipe, on_status)
+        config, layers = _base(store, recipe, tell)
         layers += _adapters(store, recipe)
         config = _with_info(config, recipe)
         before = frozenset(layers)
         layers = _with_texts(store, layers, recipe)
         for layer in layers:
-            on_status(f"{'using existing' if layer in before else 'creating new'} layer {layer.digest}")
-        on_status("writing manifest")
+            tell(Progress(f"{'using existing' if layer in before else 'creating new'} layer {layer.digest}"))
+        tell(Progress("writing manifest"))
         store.write(recipe.name, config, layers)
-    on_status("success")
 
 
-def _base(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> tuple[Config, list[Layer]]:
+def _base(store: ModelStore, recipe: Recipe, tell: Tell) -> tuple[Config, list[Layer]]:
     if recipe.base is not None:
         return _from_model(store, recipe.base)
     if recipe.files is None:
         raise InvalidRequest("neither 'from' or 'files' was specified")
     if not recipe.files:
         raise InvalidRequest("unknown type")
-    return _from_files(store, recipe, on_status)
+    return _from_files(store, recipe, tell)
 
 
 def _from_model(store: ModelStore, base: ModelName) -> tuple[Config, list[Layer]]:
@@ -110,21 +112,45 @@ def _from_model(store: ModelStore, base: ModelName) -> tuple[Config, list[Layer]
     return replace(model.config, **_NOT_INHERITED), layers
 
 
-def _from_files(store: ModelStore, recipe: Recipe, on_status: OnStatus) -> tuple[Config, list[Layer]]:
+def _from_files(store: ModelStore, recipe: Recipe, tell: Tell) -> tuple[Config, list[Layer]]:
     layers: list[Layer] = []
+    shards: dict[str, Path] = {}
     config = Config(model_format="gguf")
     for path, digest in sorted((recipe.files or {}).items()):
-        on_status("parsing GGUF")
+        tell(Progress("parsing GGUF"))
         layer, gguf = _file_layer(store, path, digest)
+        if is_shard(gguf):
+            shards[path] = store.blobs.path(digest)
+            continue
         layers.append(layer)
         if layer.media_type == media.MODEL:
             config = _described(config, gguf)
+    for model in split_models(shards):
+        layer, gguf = _merged(store, model, tell)
+        layers.append(layer)
+        config = _described(config, gguf)
     models = [layer for layer in layers if layer.media_type == media.MODEL]
     if not models:
         raise InvalidRequest("no base model was found")
     if len(models) > 1:
-        raise InvalidRequest("more than one model file; a model in several parts has to be merged first")
-    return config, layers
+        raise InvalidRequest("more than one model file")
+    return config, [replace(layer, from_=recipe.origin or None) if layer in models else layer for layer in layers]
+
+
+def _merged(store: ModelStore, shards: Sequence[Shard], tell: Tell) -> tuple[Layer, GGUF]:
+    """All of a split model in one file, which is what engines find under a digest."""
+    merge = Merge(shards)
+    store.blobs.check_room(merge.size_bytes)
+    with store.blobs.ingest(size=merge.size_bytes) as ingest:
+
+        def write(piece: bytes) -> None:
+            if ingest.offset // _TELL_BYTES < (ingest.offset + len(piece)) // _TELL_BYTES:
+                tell(Progress(f"merging {len(shards)} parts", total=merge.size_bytes, completed=ingest.offset))
+            ingest.write(piece)
+
+        merge.write_to(write)
+        layer = Layer(media.MODEL, ingest.commit(), merge.size_bytes)
+    return layer, read_gguf(store.blobs.path(layer.digest))
 
 
 def _adapters(store: ModelStore, recipe: Recipe) -> list[Layer]:
@@ -149,15 +175,8 @@ def _file_layer(store: ModelStore, path: str, digest: str) -> tuple[Layer, GGUF]
         gguf = read_gguf(store.blobs.path(digest))
     except InvalidGGUF as exc:
         raise InvalidGGUF(f"{PurePosixPath(path).name}: {exc}") from exc
-    if _is_part(gguf):
-        raise InvalidRequest("this is one part of a split GGUF; merge the parts first (llama-gguf-split --merge)")
     store.blobs.touch(digest)
     return Layer(_media_type(gguf), digest, size), gguf
-
-
-def _is_part(gguf: GGUF) -> bool:
-    count = gguf.metadata.get("split.count", gguf.arch("split.count", 0))
-    return isinstance(count, int) and count > 1
 
 
 def _media_type(gguf: GGUF) -> str:

@@ -1,4 +1,4 @@
-"""What this machine can show a registry: an ed25519 key, and the passwords in Docker's configuration file.
+"""What this machine can show a registry: an ed25519 key, passwords of Docker's configuration file, a token.
 
 Everything here blocks; callers put it on a thread.
 """
@@ -22,13 +22,24 @@ from cryptography.hazmat.primitives.serialization import (
 
 from a3s_power.registry.errors import KeychainFailed
 
+HUGGING_FACE = "huggingface.co"
+
+
+def is_hugging_face(host: str) -> bool:
+    """Whether a host is Hugging Face's, by its long name or its short one."""
+    return host.lower() in {HUGGING_FACE, "hf.co"}
+
 
 class Keychain:
-    """The key at `key_path`, made when it is first needed; the passwords in `docker_config`, if it is there."""
+    """The key at `key_path`, made when it is first needed; the passwords in `docker_config`, if it is there.
 
-    def __init__(self, key_path: Path, docker_config: Path | None) -> None:
+    `hugging_face_token` opens private and gated repositories there.
+    """
+
+    def __init__(self, key_path: Path, docker_config: Path | None, hugging_face_token: str = "") -> None:
         self._key_path = key_path
         self._docker_config = docker_config
+        self._hugging_face_token = hugging_face_token
 
     def sign(self, message: bytes) -> str:
         """`<public key>:<signature>`, both in base64: what Ollama's registry takes for an Authorization header.
@@ -37,6 +48,10 @@ class Keychain:
         """
         key = _load_or_make(self._key_path)
         return f"{_public(key)}:{base64.b64encode(key.sign(message)).decode()}"
+
+    def token(self, host: str) -> str | None:
+        """What a site is shown before it asks. Only Hugging Face takes one."""
+        return (self._hugging_face_token or None) if is_hugging_face(host) else None
 
     def password(self, host: str) -> str | None:
         """The `user:password` kept for `localhost:5000`, in base64 as basic authentication wants it.

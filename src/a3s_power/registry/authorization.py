@@ -27,12 +27,15 @@ def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
 class Authorization:
     """The `Authorization` header of one conversation with the registry at `base`; kept until it is refused."""
 
-    def __init__(self, http: httpx2.AsyncClient, base: httpx2.URL, keychain: Keychain) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, base: httpx2.URL, keychain: Keychain, *, is_private: bool
+    ) -> None:
         self._http = http
         self._base = base
         self._keychain = keychain
         self._lock = anyio.Lock()
-        self._header: str | None = None
+        token = keychain.token(place(base)) if is_private and base.scheme == "https" else None
+        self._header: str | None = f"Bearer {token}" if token else None
         self._answered: Basic | Bearer | None = None
 
     def header(self, url: httpx2.URL) -> str | None:

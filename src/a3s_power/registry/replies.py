@@ -68,10 +68,10 @@ async def check(response: httpx2.Response, *, is_own: bool) -> None:
         raise RemoteNotFound
     if not response.is_success:
         is_transient = response.status_code in _PASSING or not is_own
-        raise RegistryRefused(response.status_code, await _message(response), is_transient=is_transient)
+        raise RegistryRefused(response.status_code, await message(response), is_transient=is_transient)
 
 
-async def _message(response: httpx2.Response) -> str:
+async def message(response: httpx2.Response) -> str:
     """What an error's body says, on one line and without characters that a terminal would obey."""
     try:
         body = await read_whole(response, MAX_TEXT)

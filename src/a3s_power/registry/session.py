@@ -1,4 +1,4 @@
-"""Requests to one registry: authorised, following redirects as far as is safe, their failures ours."""
+"""Requests to one site: authorised, following redirects as far as is safe, their failures ours."""
 
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -8,22 +8,25 @@ from dataclasses import dataclass, field, replace
 import anyio
 import httpx2
 
-from a3s_power.registry.auth import Keychain
+from a3s_power.hosts import is_loopback
+from a3s_power.registry.auth import HUGGING_FACE, Keychain, is_hugging_face
 from a3s_power.registry.authorization import Authorization, origin
 from a3s_power.registry.errors import (
     BadReply,
     InsecureRegistry,
+    RegistryFailed,
     RegistryRefused,
     RegistryUnreachable,
     Unauthorized,
 )
-from a3s_power.registry.replies import MAX_TEXT, check, close, our_errors, place, read_whole
+from a3s_power.registry.replies import MAX_TEXT, check, close, message, our_errors, place, read_whole
 
 CONNECT_S = 10.0
 SILENCE_S = 30.0
 
 ERROR_BODY_S = 30.0
 _MAX_REDIRECTS = 10
+_PRIVATE = "private and gated repositories need a token in HF_TOKEN that may read them"
 
 # What a client that wants https sees of a server without it, or without a certificate it trusts.
 _NO_TLS = (
@@ -33,6 +36,21 @@ _NO_TLS = (
     ConnectionRefusedError,
     ConnectionResetError,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Who is talked to: `localhost:5000`.
+
+    `insecure`: any certificate is trusted, and plain http is spoken where there is no https at all.
+    """
+
+    host: str
+    insecure: bool = False
+    scheme: str = "https"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +86,20 @@ class Reply:
 
 
 class Session:
-    """One conversation with the registry at `base` (`https://registry.ollama.ai`)."""
+    """One conversation with the registry at `base` (`https://registry.ollama.ai`); made by `open_session`."""
 
     def __init__(self, http: httpx2.AsyncClient, base: httpx2.URL, keychain: Keychain, *, insecure: bool) -> None:
         self.base = base
         self._http = http
         self._insecure = insecure
-        self._authorization = Authorization(http, base, keychain)
+        self._authorization = Authorization(http, base, keychain, is_private=not insecure)
+
+    def url(self, path: str) -> httpx2.URL:
+        """A path here, with its query; also one like `//host/x`. Raises RegistryFailed for what no URL can have."""
+        try:
+            return httpx2.URL(f"{self.base}{path}")
+        except httpx2.InvalidURL as exc:
+            raise RegistryFailed(f"{place(self.base)}: no file's address: {exc}") from exc
 
     def is_own(self, url: httpx2.URL) -> bool:
         """Whether `url` is at the registry itself."""
@@ -126,6 +151,8 @@ class Session:
         if response.status_code != 401 or not self.is_own(ask.url):
             return response
         try:
+            if is_hugging_face(self.base.host):  # its challenges have no answer but the token, which it has seen
+                raise Unauthorized(f"unauthorized: access denied: {await message(response)}; {_PRIVATE}")
             await self._authorization.answer(response)
         finally:
             await close(response)
@@ -154,6 +181,56 @@ class Session:
 
     def _wants_trust(self, url: httpx2.URL) -> bool:
         return self.is_own(url) and url.scheme == "https" and not self._insecure
+
+
+@asynccontextmanager
+async def open_session(
+    site: Site, *, keychain: Keychain, user_agent: str, transport: httpx2.AsyncBaseTransport | None = None
+) -> AsyncIterator[Session]:
+    """Talk to a site, trusting what the machine trusts (`SSL_CERT_FILE`), through the environment's proxies.
+
+    Raises InsecureRegistry for plain http that nobody allowed, and RegistryFailed.
+    """
+    base = _base(site)
+    if base.scheme != "https" and not site.insecure:
+        raise InsecureRegistry(place(base), f"its address is {base.scheme}")
+    headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}  # digests are of the bytes as stored
+    try:
+        client = httpx2.AsyncClient(
+            headers=headers, verify=not site.insecure, transport=transport, mounts=_no_proxy(base)
+        )
+    except (OSError, ValueError, ImportError) as exc:  # a proxy or certificates of the environment that are none
+        raise RegistryFailed(f"cannot speak to {site.host} with this environment: {exc}") from exc
+    async with client as http:
+        if site.insecure and base.scheme == "https" and not await _speaks_tls(http, base):
+            base = base.copy_with(scheme="http")
+        yield Session(http, base, keychain, insecure=site.insecure)
+
+
+def _base(site: Site) -> httpx2.URL:
+    """Where a site is asked; Hugging Face's short name only leads to its long one."""
+    host = HUGGING_FACE if is_hugging_face(site.host) else site.host
+    try:
+        return httpx2.URL(f"{site.scheme}://{host}")
+    except httpx2.InvalidURL as exc:
+        raise RegistryFailed(f"{site.host}: no registry's address: {exc}") from exc
+
+
+def _no_proxy(base: httpx2.URL) -> dict[str, None]:
+    """HTTPS_PROXY does not lead back to this machine; Go makes the same exception."""
+    return {f"all://{base.host}": None} if is_loopback(base.host) else {}
+
+
+async def _speaks_tls(http: httpx2.AsyncClient, base: httpx2.URL) -> bool:
+    timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
+    try:
+        with our_errors(base), anyio.fail_after(2 * SILENCE_S):
+            async with http.stream("GET", base.join("/v2/"), timeout=timeout):
+                return True
+    except RegistryUnreachable as exc:
+        if isinstance(exc.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return False
+        raise
 
 
 def joined(url: httpx2.URL, location: str) -> httpx2.URL:

@@ -1,4 +1,4 @@
-"""Transfers: one blob, either way, past stalls, resets and URLs that expire.
+"""Transfers: one file, either way, past stalls, resets and URLs that expire.
 
 Each can be called again after any failure or cancellation and goes on from what the store, or the registry, has.
 """
@@ -14,7 +14,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from a3s_power.errors import AppError
-from a3s_power.registry.client import BlobSource, RegistryClient
+from a3s_power.registry.client import RegistryClient
 from a3s_power.registry.errors import (
     BadReply,
     RegistryFailed,
@@ -22,6 +22,7 @@ from a3s_power.registry.errors import (
     RegistryUnreachable,
     RemoteNotFound,
 )
+from a3s_power.registry.files import RemoteFile, Source
 from a3s_power.registry.patience import PATIENCE, Patience, Retries, Stalled
 from a3s_power.registry.pieces import Piece, plan
 from a3s_power.units import MIB
@@ -50,8 +51,7 @@ class Sink(Protocol):
 
 
 async def fetch_blob(
-    client: RegistryClient,
-    digest: str,
+    file: RemoteFile,
     sink: Sink,
     on_progress: Callable[[int], None],
     *,
@@ -64,7 +64,7 @@ async def fetch_blob(
     """
     on_progress(sink.completed)
     if sink.missing():
-        await _Fetch(client, digest, sink, on_progress, patience).run()
+        await _Fetch(file, sink, on_progress, patience).run()
 
 
 async def push_blob(
@@ -98,15 +98,13 @@ class _Fetch:
 
     def __init__(
         self,
-        client: RegistryClient,
-        digest: str,
+        file: RemoteFile,
         sink: Sink,
         on_progress: Callable[[int], None],
         patience: Patience,
     ) -> None:
-        self._client, self._digest, self._sink, self._on_progress = client, digest, sink, on_progress
-        self._patience = patience
-        self._source: BlobSource | None = None
+        self._file, self._sink, self._on_progress, self._patience = file, sink, on_progress, patience
+        self._source: Source | None = None
         self._source_lock = anyio.Lock()
         self._pieces: deque[Piece] = deque()
         self._received = 0
@@ -167,11 +165,11 @@ class _Fetch:
                     self._source = None  # its URL may have expired
                 await retries.pause(exc, piece.position)
 
-    async def _attempt(self, piece: Piece, source: BlobSource) -> None:
+    async def _attempt(self, piece: Piece, source: Source) -> None:
         """Go on with a piece over one connection. Without ranges, what comes before it is skipped."""
         start, end = (piece.position, piece.end) if source.accepts_ranges else (0, self._sink.size)
         with anyio.CancelScope(deadline=self._next_deadline()) as watch:
-            async with self._client.read(source, start, end) as chunks:
+            async with self._file.read(source, start, end) as chunks:
                 await self._receive(piece, piece.position - start, chunks, watch)
         if watch.cancelled_caught:
             raise Stalled(f"no data for {self._patience.stall_s:g} seconds")
@@ -215,22 +213,22 @@ class _Fetch:
 
     # ---- sources ----
 
-    async def _find_source(self) -> BlobSource:
+    async def _find_source(self) -> Source:
         """Where to read now; one worker asks for all. Raises RegistryFailed."""
         async with self._source_lock:
             retries = Retries(self._patience)
             while self._source is None:
                 try:
-                    self._source = self._checked(await self._client.source(self._digest))
+                    self._source = self._checked(await self._file.source())
                 except RegistryFailed as exc:
                     if not exc.is_transient:
                         raise
                     await retries.pause(exc, 0)
             return self._source
 
-    def _checked(self, source: BlobSource) -> BlobSource:
+    def _checked(self, source: Source) -> Source:
         if source.size not in (None, self._sink.size):
-            raise BadReply(f"blob {self._digest} has {source.size} bytes there, {self._sink.size} in the manifest")
+            raise BadReply(f"the file has {source.size} bytes there, not the {self._sink.size} announced")
         return source
 
 

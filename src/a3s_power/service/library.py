@@ -1,19 +1,20 @@
 """The models that are here: listing, looking, copying, deleting, making them, and their blobs."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 
-import anyio.from_thread
 import anyio.to_thread
 
 from a3s_power.build.assemble import Recipe, assemble
 from a3s_power.errors import AppError
 from a3s_power.names import ModelName
+from a3s_power.progress import Progress, Tell
 from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import Cards, ModelCard, outline
 from a3s_power.service.loading import Loader
-from a3s_power.service.reporting import reported
+from a3s_power.service.pulling import Pulls
+from a3s_power.service.reporting import from_thread, reported
 from a3s_power.store.models import ModelStore
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,11 @@ WRITE_BYTES = 1 << 20
 class Library:
     """Everything about stored models that is not generating."""
 
-    def __init__(self, store: ModelStore, cards: Cards, loader: Loader) -> None:
+    def __init__(self, store: ModelStore, cards: Cards, loader: Loader, pulls: Pulls) -> None:
         self._store = store
         self._cards = cards
         self._loader = loader
+        self._pulls = pulls
 
     async def card(self, name: ModelName) -> ModelCard:
         """The card of a model. Raises as `Cards.get`."""
@@ -65,16 +67,22 @@ class Library:
         """Remove a model and the blobs that no other needs; one that runs goes on. Raises ModelNotFound."""
         await anyio.to_thread.run_sync(self._store.delete, name)
 
-    def create(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Make a model; the status lines come as it goes. Raises, while they are read, what `assemble` does."""
+    def create(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
+        """Make a model, of one that is pulled if it is not here.
 
-        async def work(tell: Callable[[str], None]) -> None:
-            def on_status(status: str) -> None:
-                anyio.from_thread.run_sync(tell, status)
+        Raises, while the steps are read, what `assemble` and `Pulls.fetch` do.
+        """
 
-            await anyio.to_thread.run_sync(assemble, self._store, recipe, on_status)
+        async def work(tell: Tell) -> None:
+            if recipe.base is not None and not await anyio.to_thread.run_sync(self._has, recipe.base):
+                await self._pulls.fetch(recipe.base, insecure=False, tell=tell)
+            await anyio.to_thread.run_sync(assemble, self._store, recipe, from_thread(tell))
+            tell(Progress("success"))
 
         return reported(work)
+
+    def _has(self, name: ModelName) -> bool:
+        return self._store.manifests.stamp(self._store.manifests.resolve(name)) is not None
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a blob is here. Raises InvalidDigest."""

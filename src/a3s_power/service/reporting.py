@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import anyio
+import anyio.from_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from a3s_power.errors import AppError
@@ -46,6 +47,16 @@ async def reported(work: Work[T]) -> AsyncIterator[AsyncIterator[T]]:
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def from_thread(tell: Callable[[T], None]) -> Callable[[T], None]:
+    """What a thread tells its steps to. Ends its work, at the next step, if nobody waits for it any more."""
+
+    def on_step(step: T) -> None:
+        anyio.from_thread.check_cancelled()
+        anyio.from_thread.run_sync(tell, step)
+
+    return on_step
 
 
 async def _steps(receive: MemoryObjectReceiveStream[T], errors: list[AppError]) -> AsyncIterator[T]:

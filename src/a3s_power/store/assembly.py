@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -26,13 +27,28 @@ KEPT_FREE_BYTES = 64 * MIB
 _HASH_BYTES = 64 * MIB  # of one `hash_ahead`, so that nobody waits long for it: it may begin with 40 GB resumed
 
 
-class Assembly:
-    """One blob on its way in, made by `BlobStore.assemble`; threads may write to different ranges at once."""
+def check_room(folder: Path, needed: int) -> None:
+    """Raise StoreFailed unless `needed` more bytes fit on the disk of `folder`."""
+    with disk_errors(f"look at {folder}"):
+        disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if needed > 0 and needed + KEPT_FREE_BYTES > free:
+        raise StoreFailed(
+            f"not enough disk space in {folder}: {human_bytes(needed)} needed, {human_bytes(free)} free; "
+            "free some space, or keep models elsewhere with OLLAMA_MODELS"
+        )
 
-    def __init__(self, part: Part, blob: Path, digest: str, size: int) -> None:
+
+class Assembly:
+    """One blob on its way in, made by `BlobStore.assemble`; threads may write to different ranges at once.
+
+    `blob_path` tells where a digest's blob lies; `digest` is None if it will only be known in the end.
+    """
+
+    def __init__(self, part: Part, blob_path: Callable[[str], Path], digest: str | None, size: int) -> None:
         self.size = size
         """Bytes announced."""
-        self._part, self._blob, self._digest = part, blob, digest
+        self._part, self._blob_path, self._digest = part, blob_path, digest
         self._map: _BlockMap | None = None
         self._spans: dict[int, list[tuple[int, int]]] = {}  # block begun → what of it is written
         self._lock = threading.Lock()  # of the two above
@@ -43,7 +59,7 @@ class Assembly:
         """Find out what an earlier assembly, or an ingest, left. Raises StoreFailed if the rest has no room."""
         with disk_errors(f"write blob to {self._part.path}"):
             status = os.fstat(self._fd)
-            self._check_room(status.st_blocks * 512)
+            check_room(self._part.path.parent, self.size - status.st_blocks * 512)
             self._map = _BlockMap.open(map_path(self._part.path), self.size, status.st_size)
             if not self._map.completed:
                 os.ftruncate(self._fd, 0)
@@ -88,8 +104,8 @@ class Assembly:
             finally:
                 self._hash_lock.release()
 
-    def commit(self) -> None:
-        """Check the bytes and make them a blob that survives a power cut.
+    def commit(self) -> str:
+        """Check the bytes, make them a blob that survives a power cut, and return their digest.
 
         Raises DigestMismatch and drops the bytes if they are not the ones announced; InvalidRequest, and keeps
         them, if there are fewer.
@@ -99,11 +115,12 @@ class Assembly:
         with self._hash_lock:
             self._hash_to(sys.maxsize)  # to the end of the file: one of another size has another digest
             digest = f"sha256:{self._hash.hexdigest()}"
-        if digest != self._digest:
+        if self._digest not in {None, digest}:
             self.abort()
-            raise DigestMismatch(self._digest, digest)
-        self._part.become(self._blob, self.size)
+            raise DigestMismatch(self._digest or "", digest)
+        self._part.become(self._blob_path(digest), self.size)
         self._drop_map()
+        return digest
 
     def abort(self) -> None:
         """Drop the bytes for good. Does nothing after a commit."""
@@ -133,16 +150,6 @@ class Assembly:
     def _is_empty(self) -> bool:
         """Nothing worth keeping; a part that could not be looked at is."""
         return os.fstat(self._fd).st_size == 0 if self._map is None else self.completed == 0
-
-    def _check_room(self, taken: int) -> None:
-        """`taken`: bytes that the part takes on disk already."""
-        disk = os.fstatvfs(self._fd)
-        needed, free = self.size - taken, disk.f_bavail * disk.f_frsize
-        if needed > 0 and needed + KEPT_FREE_BYTES > free:
-            raise StoreFailed(
-                f"not enough disk space in {self._blob.parent}: {human_bytes(needed)} needed, {human_bytes(free)} "
-                "free; free some space, or keep models elsewhere with OLLAMA_MODELS"
-            )
 
     def _count(self, block: int, start: int, stop: int) -> None:
         """Take note of what was written, and mark the block if that was the last of it."""

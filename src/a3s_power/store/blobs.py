@@ -12,12 +12,12 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from a3s_power.errors import BlobNotFound, DigestMismatch, InvalidDigest, InvalidRequest
-from a3s_power.store.assembly import Assembly
+from a3s_power.store.assembly import Assembly, check_room
 from a3s_power.store.parts import Part, disk_errors, make_workspace, map_path, open_part, open_temp
 from a3s_power.units import MIB
 
@@ -120,17 +120,31 @@ class BlobStore:
         finally:
             ingest.close()
 
-    @contextmanager
-    def assemble(self, digest: str, size: int) -> Iterator[Assembly]:
+    def assemble(self, digest: str, size: int) -> AbstractContextManager[Assembly]:
         """Put together a blob of known digest and size from pieces that come in any order.
 
         Left without a commit, its bytes stay for the next assembly of it, as those of an ingest do, and with the
         same exception. Raises StoreFailed if the disk has no room for the blob.
         """
         digest = check_digest(digest)
+        return self._assembling(digest, digest, size)
+
+    def assemble_unknown(self, source: str | None, size: int) -> AbstractContextManager[Assembly]:
+        """The same for a blob of unknown digest. Its bytes stay for the next assembly from that `source`."""
+        key = None if source is None else f"sha256:{hashlib.sha256(source.encode()).hexdigest()}"
+        return self._assembling(key, None, size)
+
+    def check_room(self, needed: int) -> None:
+        """Raise StoreFailed unless `needed` more bytes fit on the disk."""
         with disk_errors(f"write to {self.root}"):
-            part = open_part(make_workspace(self.root), digest)
-        assembly = Assembly(part, self.path(digest), digest, size)
+            folder = make_workspace(self.root)
+        check_room(folder, needed)
+
+    @contextmanager
+    def _assembling(self, part_name: str | None, digest: str | None, size: int) -> Iterator[Assembly]:
+        with disk_errors(f"write to {self.root}"):
+            part = open_part(make_workspace(self.root), part_name)
+        assembly = Assembly(part, self.path, digest, size)
         try:
             assembly.resume()
             yield assembly

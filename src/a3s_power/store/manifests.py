@@ -81,6 +81,11 @@ class Manifest:
         return tuple(layer for layer in (*self.layers, self.config) if layer.digest)
 
     @property
+    def distinct_blobs(self) -> tuple[Layer, ...]:
+        """`blobs`, each digest once."""
+        return tuple({layer.digest: layer for layer in self.blobs}.values())
+
+    @property
     def digests(self) -> frozenset[str]:
         return frozenset(layer.digest for layer in self.blobs)
 

@@ -188,6 +188,20 @@ class ModelStore:
             self._cache.pop(name, None)
             return frozenset() if self._noprune else self._delete_unused(before)
 
+    def has_from(self, name: ModelName, origin: str) -> bool:
+        """Whether there is a whole model of that name, made from this origin."""
+        try:
+            manifest = self.manifests.read(self.manifests.resolve(name)).manifest
+        except (ModelNotFound, StoreFailed):
+            return False
+        is_from = any(layer.media_type == media.MODEL and layer.from_ == origin for layer in manifest.layers)
+        return is_from and all(map(self.blobs.has, manifest.digests))
+
+    def delete_unused(self, digests: Iterable[str]) -> None:
+        """Remove those blobs that no model needs."""
+        with self.lock:
+            self._delete_unused(digests)
+
     def write(self, name: ModelName, config: Config, layers: Sequence[Layer]) -> Manifest:
         """Make a model of blobs that are here, as `replace` does."""
         with self.lock:

@@ -435,7 +435,7 @@ def test_two_processes_that_bring_the_same_blob_do_not_harm_each_other(store, tm
 
 
 def disk_with(monkeypatch, free_bytes: int) -> None:
-    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512))
+    monkeypatch.setattr(os, "statvfs", lambda fd: SimpleNamespace(f_bavail=free_bytes // 512, f_frsize=512))
 
 
 def test_a_blob_that_does_not_fit_is_refused_before_a_byte_comes(store, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Looking at models and managing them: tags, show, ps, copy, delete, create, blobs."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,11 +9,10 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from a3s_power.api.errors import native_work
 from a3s_power.api.ollama import describe, fields
 from a3s_power.api.ollama.naming import checked_name, said_by
-from a3s_power.api.ollama.replies import NDJSON, json_reply
-from a3s_power.api.streaming import EventStream, Opened, WholeReply
+from a3s_power.api.ollama.progress import progress_reply
+from a3s_power.api.ollama.replies import json_reply
 from a3s_power.build.assemble import Recipe
 from a3s_power.errors import BlobNotFound, CloudDisabled, InvalidRequest
 from a3s_power.names import ModelName
@@ -22,7 +20,6 @@ from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import ModelCard
 from a3s_power.service.library import Library
 from a3s_power.wire import ollama as wire
-from a3s_power.wire.gojson import encode
 
 COPILOT = "GitHubCopilotChat/"
 """A client that shows models by their `general.basename`, and is told the name it asked for."""
@@ -82,21 +79,8 @@ class ModelsAPI:
 
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
-        recipe, is_stream = _recipe(await fields.read(request, wire.CreateRequest))
-        if is_stream:
-            return EventStream(partial(self._statuses, recipe), native_work, NDJSON)
-        return WholeReply(partial(self._create, recipe), native_work)
-
-    @asynccontextmanager
-    async def _statuses(self, recipe: Recipe) -> AsyncIterator[Opened]:
-        async with self._library.create(recipe) as statuses:
-            yield Opened(encode(wire.StatusReply(status)) + b"\n" async for status in statuses)
-
-    async def _create(self, recipe: Recipe) -> Response:
-        async with self._library.create(recipe) as statuses:
-            async for _ in statuses:
-                pass
-        return Response(encode(wire.StatusReply("success")), media_type="application/json")
+        body = await fields.read(request, wire.CreateRequest)
+        return progress_reply(partial(self._library.create, _recipe(body)), body.stream)
 
     async def has_blob(self, request: Request) -> Response:
         """HEAD /api/blobs/:digest."""
@@ -138,12 +122,12 @@ _NOT_YET: dict[str, Callable[[wire.CreateRequest], Any]] = {
 """What a request may ask of create that this version refuses, rather than make another model than was meant."""
 
 
-def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
+def _recipe(body: wire.CreateRequest) -> Recipe:
     name = checked_name(body.model or body.name or "", "create")
     for field, given in _NOT_YET.items():
         if given(body):
             raise InvalidRequest(f"create with {field!r} is not supported by this version")
-    recipe = Recipe(
+    return Recipe(
         name=name,
         base=_base(body.from_),
         files=body.files,
@@ -158,7 +142,6 @@ def _recipe(body: wire.CreateRequest) -> tuple[Recipe, bool]:
         requires=body.requires or "",
         info=body.info or {},
     )
-    return recipe, body.stream is not False
 
 
 def _base(text: str | None) -> ModelName | None:
