@@ -22,6 +22,7 @@ import trustme
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 _REFUSALS = json.loads((Path(__file__).parent.parent / "data/huggingface/refusals.json").read_text())
 
@@ -61,7 +62,8 @@ class Sites:
     """All of them, as one ASGI app.
 
     `files` are those of every other site, by URL; their server knows ranges unless `accepts_ranges` is False.
-    `connects` are the names that the proxy was asked for.
+    `connects` are the names that the proxy was asked for. `on_answer` may put another answer in the place of one
+    (`tests/support/answers.py`).
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -73,13 +75,15 @@ class Sites:
         self.ollama = Ollama(self.cdn)
         self.files: dict[str, bytes] = {}
         self.accepts_ranges = True
+        self.on_answer: Callable[[Seen, Response], ASGIApp] = lambda seen, response: response
 
     async def __call__(self, scope, receive, send):
         request = Request(scope)
         query, headers = request.url.query, dict(request.headers)
-        self.requests.append(Seen(request.method, _host(request), scope["path"], query, headers))
+        seen = Seen(request.method, _host(request), scope["path"], query, headers)
+        self.requests.append(seen)
         response = self._answer(request) if request.method in {"GET", "HEAD"} else Response(status_code=405)
-        await response(scope, receive, send)
+        await self.on_answer(seen, response)(scope, receive, send)
 
     def _answer(self, request):
         match _host(request):

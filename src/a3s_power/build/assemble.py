@@ -142,9 +142,12 @@ def _merged(store: ModelStore, shards: Sequence[Shard], tell: Tell) -> tuple[Lay
     merge = Merge(shards)
     store.blobs.check_room(merge.size_bytes)
     with store.blobs.ingest(size=merge.size_bytes) as ingest:
+        tell_at = 0
 
         def write(piece: bytes) -> None:
-            if ingest.offset // _TELL_BYTES < (ingest.offset + len(piece)) // _TELL_BYTES:
+            nonlocal tell_at
+            if ingest.offset >= tell_at:
+                tell_at += _TELL_BYTES
                 tell(Progress(f"merging {len(shards)} parts", total=merge.size_bytes, completed=ingest.offset))
             ingest.write(piece)
 

@@ -39,7 +39,7 @@ class Keychain:
     def __init__(self, key_path: Path, docker_config: Path | None, hugging_face_token: str = "") -> None:
         self._key_path = key_path
         self._docker_config = docker_config
-        self._hugging_face_token = hugging_face_token
+        self._hugging_face_token = hugging_face_token.strip()  # it may come from a file, with its newline
 
     def sign(self, message: bytes) -> str:
         """`<public key>:<signature>`, both in base64: what Ollama's registry takes for an Authorization header.

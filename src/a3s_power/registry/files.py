@@ -29,23 +29,24 @@ class Source:
 class RemoteFile:
     """One file; its methods raise RegistryFailed.
 
-    `has_digest`: the bytes will be checked against one. Where nothing else tells that a file was replaced while
-    it was read, its ETag has to.
+    `has_digest`: the bytes will be checked against one. Where nothing else tells that a file was replaced after it
+    was first asked about, its ETag has to.
     """
 
     def __init__(self, session: Session, url: httpx2.URL, *, has_digest: bool) -> None:
         self._session = session
         self._url = url
         self._has_digest = has_digest
+        self._version: str | None = None
 
     async def source(self) -> Source:
-        """Find out where to read, by reading one byte. Raises RemoteNotFound.
+        """Find out where to read, by reading one byte. Raises RemoteNotFound, and BadReply if it was replaced.
 
         A HEAD would not do: a URL that a registry signs for reading is good for a GET only.
         """
         ask = Ask("GET", self._url, {"Range": "bytes=0-0"}, may_leave=True)
         async with self._session.stream(ask) as response:
-            url, version = str(response.url), _version(response.headers)
+            url, version = str(response.url), self._checked_version(response)
             if response.status_code == 206:
                 return Source(url, _content_range(response)[2], accepts_ranges=True, version=version)
             return Source(url, content_length(response.headers), accepts_ranges=False, version=version)
@@ -61,22 +62,25 @@ class RemoteFile:
         if source.version and not self._has_digest:
             headers["If-Range"] = source.version
         async with self._session.stream(Ask("GET", httpx2.URL(source.url), headers, may_leave=True)) as response:
-            if not self._has_digest and source.version != _version(response.headers):
-                raise BadReply(f"{place(self._url)} has changed the file while it was read")
+            self._checked_version(response)
             _check_range(response, start, end, source.size)
             async with aclosing(_counted(response, end - start)) as chunks:
                 yield chunks
+
+    def _checked_version(self, response: httpx2.Response) -> str:
+        """A strong ETag, if there is one. Raises BadReply for another than before, if nobody else would notice."""
+        tag: str = response.headers.get("ETag", "")
+        version = "" if tag.startswith("W/") else tag
+        if self._version not in {None, version} and not self._has_digest:
+            raise BadReply(f"{place(self._url)} has changed the file while it was read")
+        self._version = version
+        return version
 
 
 def content_length(headers: httpx2.Headers) -> int | None:
     """What `Content-Length` says, if it says anything."""
     text = headers.get("Content-Length", "")
     return int(text) if _SIZE.fullmatch(text) else None
-
-
-def _version(headers: httpx2.Headers) -> str:
-    tag: str = headers.get("ETag", "")
-    return "" if tag.startswith("W/") else tag
 
 
 def _content_range(response: httpx2.Response) -> tuple[int, int, int | None]:

@@ -56,7 +56,7 @@ class SplitModel:
 
 
 class _LFS(msgspec.Struct):
-    oid: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    oid: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -71,7 +71,7 @@ async def list_files(session: Session, repository: str) -> list[RepoFile]:
     reply = await session.call(Ask("GET", url), limit=_MAX_LISTING)
     try:
         entries = msgspec.json.decode(reply.body, type=list[_Entry])
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadReply(f"{place(url)} sent no list of files: {exc}") from exc
     return [RepoFile(entry.path, f"sha256:{entry.lfs.oid}", entry.lfs.size) for entry in entries if entry.lfs]
 
@@ -84,6 +84,8 @@ def split_model(files: Iterable[RepoFile], tag: str) -> SplitModel | None:
     sets: dict[str, list[RepoFile]] = defaultdict(list)
     projectors = []
     for file in sorted(files, key=lambda file: file.path):
+        if not file.name.lower().endswith(".gguf"):
+            continue
         if "mmproj" in file.name.lower():
             projectors.append(file)
         elif match := _PART.fullmatch(file.path):

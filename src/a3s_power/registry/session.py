@@ -95,7 +95,7 @@ class Session:
         self._authorization = Authorization(http, base, keychain, is_private=not insecure)
 
     def url(self, path: str) -> httpx2.URL:
-        """A path here, with its query; also one like `//host/x`. Raises RegistryFailed for what no URL can have."""
+        """A path here, be it `//host/x`, with its query. Raises RegistryFailed for what no URL can have."""
         try:
             return httpx2.URL(f"{self.base}{path}")
         except httpx2.InvalidURL as exc:

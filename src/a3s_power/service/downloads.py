@@ -47,7 +47,8 @@ class Wanted:
 
     @property
     def file_name(self) -> str:
-        return PurePosixPath(unquote(self.path.partition("?")[0])).name
+        path = unquote(self.path.partition("?")[0])
+        return PurePosixPath(path.replace("\\", "/")).name
 
 
 @dataclass(eq=False)
@@ -152,30 +153,32 @@ class Downloads:
         wanted = download.wanted
         if await anyio.to_thread.run_sync(self._has, wanted):
             return None  # it came while nobody looked
-        if not wanted.digest:
-            return await self._assemble(download, await self._unknown(download))
-        try:
-            await self._assemble(download, self._blobs.assemble(wanted.digest, wanted.size))
-        except DigestMismatch:
-            if not download.was_resumed:
-                raise
-            log.warning("what an earlier download left is of no use", extra={"digest": wanted.digest})
-            await self._assemble(download, self._blobs.assemble(wanted.digest, wanted.size))
+        async with self._opened(wanted) as file:
+            if not wanted.digest:
+                return await self._assemble(download, file, await self._unknown(download, file))
+            try:
+                await self._assemble(download, file, self._blobs.assemble(wanted.digest, wanted.size))
+            except DigestMismatch:
+                if not download.was_resumed:
+                    raise
+                log.warning("what an earlier download left is of no use", extra={"digest": wanted.digest})
+                await self._assemble(download, file, self._blobs.assemble(wanted.digest, wanted.size))
 
-    async def _unknown(self, download: _Download) -> AbstractContextManager[Assembly]:
+    async def _unknown(self, download: _Download, file: RemoteFile) -> AbstractContextManager[Assembly]:
         """Learn from the site what a file without a digest is."""
         wanted = download.wanted
-        async with self._opened(wanted) as file:
-            source = await file.source()
-            if source.size is None:
-                raise BadReply(f"{wanted.site.host} does not tell how long {wanted.file_name} is")
-            if source.size < len(_MAGIC) or await _beginning(file, source) != _MAGIC:
-                raise InvalidRequest(f"{wanted.file_name} at {wanted.site.host} is no GGUF file")
+        source = await file.source()
+        if source.size is None:
+            raise BadReply(f"{wanted.site.host} does not tell how long {wanted.file_name} is")
+        if source.size < len(_MAGIC) or await _beginning(file, source) != _MAGIC:
+            raise InvalidRequest(f"{wanted.file_name} at {wanted.site.host} is no GGUF file")
         download.size = source.size
         same_bytes = f"{wanted.key} {source.version} {source.size}" if source.version else None
         return self._blobs.assemble_unknown(same_bytes, source.size)
 
-    async def _assemble(self, download: _Download, opening: AbstractContextManager[Assembly]) -> None:
+    async def _assemble(
+        self, download: _Download, file: RemoteFile, opening: AbstractContextManager[Assembly]
+    ) -> None:
         def on_progress(completed: int) -> None:
             download.completed = completed
 
@@ -184,8 +187,7 @@ class Downloads:
             download.was_resumed = assembly.completed > 0
             download.completed = assembly.completed
             download.has_begun.set()
-            async with self._opened(download.wanted) as file:
-                await fetch_blob(file, assembly, on_progress)
+            await fetch_blob(file, assembly, on_progress)
             download.digest = await anyio.to_thread.run_sync(assembly.commit)
         finally:
             with anyio.CancelScope(shield=True):

@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
 
 import anyio
@@ -184,23 +184,32 @@ class Pulls:
         self._remotes.check_allowed(url.host)
         site = Site(url.host, insecure, url.scheme)
         files = {}
-        for path in url.paths:
-            wanted = Wanted(site, path)
-            files[wanted.file_name] = await self._downloads.fetch(wanted, tell)
+        with ExitStack() as pins:
+            for path in url.paths:
+                wanted = Wanted(site, path)
+                digest = files[wanted.file_name] = await self._downloads.fetch(wanted, tell)
+                pins.enter_context(self._store.blobs.pin([digest]))
         await self._register(url.name, files, str(site), tell)
         tell(Progress("success"))
 
     # ---- from files to a model ----
 
     async def _register(self, name: ModelName, files: Mapping[str, str], origin: str, tell: Tell) -> None:
-        """Make a model of files that are here, file name → digest; those that it does not need go."""
+        """Make a model of files that are here, file name → digest; those that it does not need go.
 
-        recipe = Recipe(name, files=files, origin=origin)
+        They stay if it was not their fault that there is none: the next pull goes on with them.
+        """
         try:
+            recipe = Recipe(name, files=files, origin=origin)
             await anyio.to_thread.run_sync(assemble, self._store, recipe, from_thread(tell))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._store.delete_unused, files.values())
+        except InvalidRequest:
+            await self._drop(files.values())
+            raise
+        await self._drop(files.values())
+
+    async def _drop(self, digests: Iterable[str]) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._store.delete_unused, digests)
 
 
 async def _split(session: Session, place: Place, refusal: RegistryRefused) -> SplitModel:
