@@ -61,8 +61,23 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call while the model makes it. The first tells `id` and `name`; `arguments` are JSON text.
+
+    The parts of one call come one after the other, and those of the next only then. Put together, their arguments
+    are the JSON of those in ToolCalls, which tells the call again once it is whole. A reply that is cut off may
+    end in the middle.
+    """
+
+    index: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCalls:
-    """Complete calls the model made."""
+    """Complete calls the model made, each told in parts before."""
 
     calls: tuple[ToolCall, ...]
 
@@ -74,9 +89,22 @@ class Done:
     finish_reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    stop_sequence: str = ""
+    """The client's, if it was one of them that ended it, as far as the engine tells."""
 
 
-Event = Text | Thinking | ToolCalls | Done
+Event = Text | Thinking | CallPart | ToolCalls | Done
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether tools are called: as the model likes; not at all; one must be; the one called `name` must be."""
+
+    is_allowed: bool = True
+    is_required: bool = False
+    name: str = ""
+    is_parallel: bool = True
+    """Whether a reply may hold several calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +147,8 @@ class GenerationRequest:
     keep_alive_s: float | None = None
     top_logprobs: int | None = None
     may_truncate: bool = False
+    tool_choice: ToolChoice = ToolChoice()
+    thinking_budget: int | None = None
+    """Most tokens of thoughts; then the model is made to answer."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token → what is added to its logit; -100 bans it."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from a3s_power.generation import Done, FinishReason, Text, Thinking, TokenLogprob, ToolCalls, Usage
+from a3s_power.generation import CallPart, Done, FinishReason, Text, Thinking, TokenLogprob, ToolCalls, Usage
 from a3s_power.messages import ToolCall
 from a3s_power.prompt.thinking import ThinkingSplitter
 from a3s_power.service.following import Follower
@@ -25,7 +25,7 @@ class Reader:
         self.feed, self.finish = splitter.feed, splitter.finish
 
 
-async def follow(events, *, reader=None, shows_thinking=True):
+async def follow(events, *, reader=None, shows_thinking=True, one_call=False):
     async def given():
         for event in events:
             yield event
@@ -33,20 +33,55 @@ async def follow(events, *, reader=None, shows_thinking=True):
     async def count_prompt():
         return 42
 
-    follower = Follower(reader, shows_thinking=shows_thinking, count_prompt=count_prompt)
+    follower = Follower(reader, shows_thinking=shows_thinking, count_prompt=count_prompt, one_call=one_call)
     return [event async for event in follower.follow(given())], "".join(follower.said)
 
 
 @pytest.mark.anyio
 async def test_without_a_reader_events_pass():
-    events = [Thinking("hm"), Text("a"), ToolCalls((ToolCall("f", {}, "call_1"),)), DONE]
+    events = [Thinking("hm"), Text("a"), CallPart(0, "{", "c1", "f"), CallPart(0, "}"), whole(0, "c1"), DONE]
     assert await follow(events) == (events, "a")
 
 
+def whole(*indices_and_ids):
+    pairs = zip(indices_and_ids[::2], indices_and_ids[1::2], strict=True)
+    return ToolCalls(tuple(ToolCall("f", {}, call_id, index) for index, call_id in pairs))
+
+
 @pytest.mark.anyio
-async def test_a_call_without_an_id_gets_one():
-    (called, _), _ = await follow([ToolCalls((ToolCall("f", {}),)), DONE])
-    assert called.calls[0].id.startswith("call_")
+async def test_a_call_without_an_id_gets_one_for_all_that_is_told_of_it():
+    (first, second, called, _), _ = await follow([CallPart(0, "", "", "f"), CallPart(0, "{}"), whole(0, ""), DONE])
+    assert (first.id, second.id) == (called.calls[0].id, "")
+    assert first.id.startswith("call_")
+
+
+@pytest.mark.anyio
+async def test_a_call_that_comes_whole_is_told_in_parts_all_the_same():
+    called = ToolCalls((ToolCall("f", {"é": [1]}, "c0"), ToolCall("g", {}, "c1", 1)))
+    events, _ = await follow([called, DONE])
+    assert events == [CallPart(0, '{"é":[1]}', "c0", "f"), CallPart(1, "{}", "c1", "g"), called, DONE]
+
+
+ONE = [CallPart(0, "{}", "c0", "f"), whole(0, "c0")]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ([*ONE, DONE], [*ONE, DONE]),
+        ([Text("a"), *ONE, Text("b"), DONE], [Text("a"), *ONE, Text("b"), DONE]),
+        ([*ONE, CallPart(1, "{}", "c1", "g"), DONE], ONE),
+        ([*ONE, whole(1, "c1"), DONE], ONE),
+    ],
+)
+async def test_where_one_call_is_allowed_the_second_ends_the_reply(given, told):
+    *events, done = (await follow(given, one_call=True))[0]
+    if told[-1] is DONE:
+        assert [*events, done] == told
+    else:
+        assert events == told
+        assert (done.finish_reason, done.usage.prompt_tokens) == (FinishReason.STOP, 42)
 
 
 @pytest.mark.anyio

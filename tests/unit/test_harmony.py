@@ -1,12 +1,14 @@
 """Harmony: what gpt-oss writes, and what of it is answer, reasoning and call."""
 
+import json
+from dataclasses import replace
 from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a3s_power.generation import Text, Thinking, ToolCalls
+from a3s_power.generation import CallPart, Text, Thinking, ToolCalls
 from a3s_power.messages import Message, ToolCall
 from a3s_power.prompt.harmony import HEADER_CHARS, PRESERVED_TOKENS, HarmonyParser, ToolNames
 
@@ -21,7 +23,7 @@ def tool(name):
     return {"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}}}
 
 
-def parse(*pieces, last=None, tools=()):
+def read(*pieces, last=None, tools=()):
     """The events, adjacent ones of a kind joined, and whether a call was lost."""
     numbers = count()
     parser = HarmonyParser(ToolNames.of(tools), last, lambda: f"id{next(numbers)}")
@@ -29,13 +31,28 @@ def parse(*pieces, last=None, tools=()):
     return joined(events), parser.lost
 
 
+def parse(*pieces, **more):
+    """The same without the parts of calls."""
+    events, lost = read(*pieces, **more)
+    return joined(event for event in events if not isinstance(event, CallPart)), lost
+
+
 def joined(events):
     result = []
     for event in events:
-        if result and type(event) is type(result[-1]) is not ToolCalls:
-            event = type(event)(result.pop().text + event.text)
+        match result[-1:], event:
+            case ([Text(before)], Text(text)) | ([Thinking(before)], Thinking(text)):
+                result[-1] = type(event)(before + text)
+                continue
+            case [CallPart() as before], CallPart(index, arguments, "", "") if index == before.index:
+                result[-1] = replace(before, arguments=before.arguments + arguments)
+                continue
         result.append(event)
     return result
+
+
+def part(index, name="", arguments=""):
+    return CallPart(index, arguments, f"id{index}" if name else "", name)
 
 
 def call(index=0, name="f", **arguments):
@@ -116,7 +133,7 @@ def test_the_channel_tells_what_a_text_is(raw, expected):
         (CALL + '{"a": "\\ud800"}<|call|>', []),
         (CALL + '{"a":' * 100_000 + "<|call|>", []),
         ("<|channel|>analysis to=python code<|message|>print(1)<|call|>", []),
-        (FINAL + "a<|end|>" + CALL + "{<|call|>" + CALL + "{}<|call|>", [Text("a"), call()]),
+        (FINAL + "a<|end|>" + CALL + "{<|call|>" + CALL + "{}<|call|>", [Text("a"), call(1)]),
     ],
     ids=range(12),
 )
@@ -146,14 +163,22 @@ def test_the_model_goes_on_with_the_last_message_of_an_assistant(last, raw, expe
         ((ANALYSIS, "Hm", ".", "<|end|>"), [[], [Thinking("Hm")], [Thinking(".")], []]),
         ((FINAL, "a <", "| b"), [[], [Text("a ")], [Text("<| b")]]),
         ((FINAL, "a<|en", "d|>"), [[], [Text("a")], []]),
-        ((CALL, "{}", "<|call|>"), [[], [], [call()]]),
-        ((CALL, "{}", NEXT), [[], [], [call()]]),
+        ((CALL, "\n", "{}", "<|call|>"), [[], [], [part(0, "f"), part(0, arguments="{}")], [call()]]),
+        ((CALL, '{"a"', ": <", "1", NEXT), [[], [part(0, "f"), part(0, arguments='{"a"')], [part(0, arguments=": ")], [part(0, arguments="<1")], []]),
+        ((CALL, '{"a"', ":", "1}", NEXT), [[], [part(0, "f"), part(0, arguments='{"a"')], [part(0, arguments=":")], [part(0, arguments="1}")], [call(a=1)]]),
+        ((CALL, "print(1)", "{}", NEXT), [[], [], [], []]),                                          # no object, no call
         (("x" * HEADER_CHARS, "y", "z"), [[], [Text("x" * HEADER_CHARS + "y")], [Text("z")]]),
     ],
-)
+)  # fmt: skip
 def test_only_what_could_begin_a_marker_is_held_back(pieces, expected):
     parser = HarmonyParser(ToolNames.of(()), new_id=lambda: "id0")
     assert [parser.feed(piece) for piece in pieces] == expected
+
+
+def test_a_call_that_is_lost_stays_in_parts_and_keeps_its_number():
+    events, lost = read(CALL + '{"a": 1<|call|>' + CALL + '{"b": 2}')
+    assert events == [part(0, "f", '{"a": 1'), part(1, "f", '{"b": 2}'), call(1, b=2)]
+    assert lost
 
 
 WORDS = (
@@ -180,12 +205,25 @@ RAW = st.lists(st.sampled_from((*MARKERS, ANALYSIS, FINAL, CALL, *WORDS)), max_s
 def test_it_does_not_matter_where_the_text_is_cut(raw, cuts):
     bounds = [0, *sorted(cuts), len(raw)]
     pieces = [raw[start:end] for start, end in pairwise(bounds)]
-    assert parse(*pieces) == parse(*raw) == parse(raw)
+    assert read(*pieces) == read(*raw) == read(raw)
+
+
+@given(RAW)
+def test_every_call_was_told_in_parts(raw):
+    told = {}
+    for event in read(*raw)[0]:
+        match event:
+            case CallPart(index, arguments, call_id, name):
+                assert index == len(told)
+                told[index] = arguments, call_id, name
+            case ToolCalls((ToolCall(name, arguments, call_id, index),)):
+                assert (json.loads(told[index][0]), *told[index][1:]) == (arguments, call_id, name)
 
 
 @given(RAW)
 def test_no_marker_and_nothing_empty_gets_out(raw):
-    texts = [event.text for event in parse(raw)[0] if not isinstance(event, ToolCalls)]
+    events = [event for event in read(raw)[0] if not isinstance(event, ToolCalls)]
+    texts = [event.arguments if isinstance(event, CallPart) else event.text for event in events]
     assert all(texts)
     assert not any(marker in text for marker in MARKERS for text in texts)
 

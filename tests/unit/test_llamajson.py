@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a3s_power.errors import ContextExceeded, EngineRejected, RunnerFailed
-from a3s_power.generation import Done, FinishReason, Text, Thinking, Timings, TokenLogprob, ToolCalls, Usage
+from a3s_power.generation import (
+    CallPart,
+    Done,
+    FinishReason,
+    Text,
+    Thinking,
+    Timings,
+    TokenLogprob,
+    ToolCalls,
+    Usage,
+)
 from a3s_power.messages import Message, ToolCall
 from a3s_power.options import SAMPLING_KINDS, SamplingOptions
 from a3s_power.runner.base import ChatPrompt, Sampling
@@ -68,7 +78,7 @@ COMPLETIONS = {
         [Text("He"), Text("llo"), Done(STOP, *MEASURED)],
     ),
     "the limit": (sse(text("a"), end("limit")), [Text("a"), Done(LENGTH, *MEASURED)]),
-    "a stop word": (sse(text("a"), end("word")), [Text("a"), Done(STOP, *MEASURED)]),
+    "a stop word": (sse(text("a"), end("word", stopping_word="b")), [Text("a"), Done(STOP, *MEASURED, "b")]),
     "nothing at all": (sse(end()), [Done(STOP, *MEASURED)]),
     "text in the last chunk": (sse(end(content="é🙂")), [Text("é🙂"), Done(STOP, *MEASURED)]),
     "no timings": (sse({"content": "", "stop": True}), [Done(STOP)]),
@@ -123,16 +133,19 @@ CHATS = {
     "a call in pieces": (
         sse(call_delta(0, call_id="c1", name="add", arguments=""), call_delta(0, arguments='{"b": '),
             call_delta(0, arguments='[1,"é"],'), call_delta(0, arguments=' "a": null}'), delta("tool_calls"), USAGE, DONE),
-        [ToolCalls((ToolCall("add", {"b": [1, "é"], "a": None}, "c1", 0),)), Done(STOP, *MEASURED)],
+        [CallPart(0, "", "c1", "add"), CallPart(0, '{"b": '), CallPart(0, '[1,"é"],'), CallPart(0, ' "a": null}'),
+         ToolCalls((ToolCall("add", {"b": [1, "é"], "a": None}, "c1", 0),)), Done(STOP, *MEASURED)],
     ),
-    "several calls, interleaved": (
-        sse(call_delta(1, call_id="c1", name="two", arguments="{"), call_delta(0, call_id="c0", name="one", arguments="{"),
-            call_delta(1, arguments='"x":2}'), call_delta(0, arguments="}"), delta("tool_calls"), USAGE, DONE),
-        [ToolCalls((ToolCall("one", {}, "c0", 0),)), ToolCalls((ToolCall("two", {"x": 2}, "c1", 1),)), Done(STOP, *MEASURED)],
+    "several calls": (
+        sse(call_delta(0, call_id="c0", name="one", arguments="{"), call_delta(0, arguments="}"),
+            call_delta(1, call_id="c1", name="two", arguments="{"), call_delta(1, arguments='"x":2}'), delta("tool_calls"), USAGE, DONE),
+        [CallPart(0, "{", "c0", "one"), CallPart(0, "}"), ToolCalls((ToolCall("one", {}, "c0", 0),)),
+         CallPart(1, "{", "c1", "two"), CallPart(1, '"x":2}'), ToolCalls((ToolCall("two", {"x": 2}, "c1", 1),)), Done(STOP, *MEASURED)],
     ),
-    "a call that is told before the next one is": (
-        sse(call_delta(0, name="f", arguments="{}"), call_delta(1, name="g"), delta(content="b"), USAGE),
-        [ToolCalls((ToolCall("f", {}, "", 0),)), Text("b"), ToolCalls((ToolCall("g", {}, "", 1),)), Done(STOP, *MEASURED)],
+    "several calls at once": (
+        sse(delta(tool_calls=[{"index": n, "function": {"name": name, "arguments": "{}"}} for n, name in enumerate("fg")]), USAGE),
+        [CallPart(0, "{}", "", "f"), ToolCalls((ToolCall("f", {}, "", 0),)),
+         CallPart(1, "{}", "", "g"), ToolCalls((ToolCall("g", {}, "", 1),)), Done(STOP, *MEASURED)],
     ),
     "a call that its parser cannot follow": (
         sse({"choices": [], "prompt_progress": {"total": 9}}, delta(content="a"),
@@ -141,16 +154,16 @@ CHATS = {
     ),
     "text before a call without arguments": (
         sse(delta(content="let me see"), call_delta(0, call_id="c", name="now"), USAGE),
-        [Text("let me see"), ToolCalls((ToolCall("now", {}, "c", 0),)), Done(STOP, *MEASURED)],
+        [Text("let me see"), CallPart(0, "", "c", "now"), CallPart(0, "{}"), ToolCalls((ToolCall("now", {}, "c", 0),)), Done(STOP, *MEASURED)],
     ),
     "arguments that are no object": (
-        sse(call_delta(0, name="f", arguments="[1]"), USAGE),
-        [Done(STOP, *MEASURED)],
+        sse(call_delta(0, name="f", arguments="[1]"), call_delta(1, name="f", arguments="{}"), USAGE),
+        [CallPart(0, "[1]", "", "f"), CallPart(1, "{}", "", "f"), ToolCalls((ToolCall("f", {}, "", 1),)), Done(STOP, *MEASURED)],
     ),
     "arguments that are cut off": (
         sse(delta(content="a"), call_delta(0, name="f", arguments='{}'), call_delta(1, name="f", arguments='{"a":'),
             delta("length"), USAGE),
-        [Text("a"), ToolCalls((ToolCall("f", {}, "", 0),)), Done(LENGTH, *MEASURED)],
+        [Text("a"), CallPart(0, "{}", "", "f"), ToolCalls((ToolCall("f", {}, "", 0),)), CallPart(1, '{"a":', "", "f"), Done(LENGTH, *MEASURED)],
     ),
     "an end without a last word": (sse(delta(content="a"), delta("stop")), [Text("a"), NO_LAST_WORD]),
     "a last word without usage": (sse(delta(content="a"), delta("stop"), DONE), [Text("a"), NO_LAST_WORD]),
@@ -333,6 +346,17 @@ def test_a_grammar_binds_the_reply(body):
     assert body(grammar='root ::= "a"')["grammar"] == 'root ::= "a"'
 
 
+@pytest.mark.parametrize("body", [completion, chat])
+def test_tokens_are_favoured_and_banned(body):
+    assert body(logit_bias={7: -100.0, 9: 2.5})["logit_bias"] == [[7, -100.0], [9, 2.5]]
+
+
+@pytest.mark.parametrize(("budget", "sent"), [(0, 1), (1, 1), (1024, 1024)])
+def test_the_engine_ends_thoughts_only_where_it_can_tell_them(budget, sent):
+    assert chat(thinking_budget=budget)["reasoning_budget_tokens"] == sent
+    assert "reasoning_budget_tokens" not in completion(thinking_budget=budget)
+
+
 def test_special_tokens_are_written_out_where_they_are_wanted():
     assert completion(preserved_tokens=("<think>",))["preserved_tokens"] == ["<think>"]
 
@@ -344,7 +368,17 @@ def test_logprobs_are_asked_for(top_logprobs, asked):
 
 
 @pytest.mark.parametrize(
-    "absent", ["grammar", "n_probs", "logprobs", "tools", "return_progress", "chat_template_kwargs"]
+    "absent",
+    [
+        "grammar",
+        "n_probs",
+        "logprobs",
+        "tools",
+        "return_progress",
+        "chat_template_kwargs",
+        "logit_bias",
+        "reasoning_budget_tokens",
+    ],
 )
 def test_what_nobody_asked_for_is_not_sent(absent):
     assert absent not in completion()
@@ -395,8 +429,8 @@ def test_a_message_is_written_in_the_engines_way(message, fields):
 
 
 def test_calls_that_came_in_go_out_again():
-    *events, _ = told(chat_events, CHATS["several calls, interleaved"][0])
-    calls = tuple(call for event in events for call in event.calls)
+    events = told(chat_events, CHATS["several calls"][0])
+    calls = tuple(call for event in events if isinstance(event, ToolCalls) for call in event.calls)
     sent = template_fields(ChatPrompt((Message("assistant", tool_calls=calls),)))["messages"][0]["tool_calls"]
     assert [(call["id"], call["function"]) for call in sent] == [
         ("c0", {"name": "one", "arguments": "{}"}),

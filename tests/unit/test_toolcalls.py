@@ -3,12 +3,13 @@
 import itertools
 import json
 import re
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a3s_power.generation import Text, ToolCalls
+from a3s_power.generation import CallPart, Text, ToolCalls
 from a3s_power.messages import ToolCall
 from a3s_power.prompt.tags import overlap, preserved, tool_tag
 from a3s_power.prompt.template import GoTemplate
@@ -20,29 +21,55 @@ ROME = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
 IN_PARIS, IN_ROME = ("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Rome"})
 
 
-def parse(tag, *pieces, names=NAMES):
-    """Texts and (name, arguments) in order, neighbouring texts joined; and whether a call was lost."""
-    parser = ToolCallParser(tag, names, lambda: "call_x")
-    lists = [*(parser.feed(piece) for piece in pieces), parser.finish()]
-    found = []
-    count = 0
-    for event in itertools.chain(*lists):
+@dataclass
+class Reply:
+    """What comes of a text."""
+
+    found: list
+    """Texts and (name, arguments) in order, neighbouring texts joined."""
+    lost: bool
+    told: dict
+    """Index → name and arguments of what was told in parts, the arguments joined."""
+
+
+def read(tag, *pieces, names=NAMES):
+    ids = itertools.count()
+    parser = ToolCallParser(tag, names, lambda: f"call_{next(ids)}")
+    found, told, indices = [], {}, []
+    for event in [*itertools.chain(*(parser.feed(piece) for piece in pieces)), *parser.finish()]:
         match event:
-            case ToolCalls((ToolCall(name, arguments, "call_x", index),)):
-                assert index == count
-                count += 1
+            case CallPart(index, "", call_id, name) if name:  # the first one
+                assert call_id == f"call_{index}"
+                assert all(index > other for other in (*told, *indices))
+                told[index] = name, ""
+            case CallPart(index, arguments, "", ""):
+                assert arguments
+                assert index == max(told) not in indices  # one call after the other, and nothing behind its end
+                told[index] = told[index][0], told[index][1] + arguments
+            case ToolCalls((ToolCall(name, arguments, call_id, index),)):
+                assert call_id == f"call_{index}"
+                assert all(index > other for other in indices)
+                if index in told:
+                    assert (told[index][0], json.loads(told[index][1])) == (name, arguments)
+                indices.append(index)
                 found.append((name, arguments))
             case Text(text):
                 assert text
                 found[-1:] = [found[-1] + text] if found and isinstance(found[-1], str) else [*found[-1:], text]
-    return found, parser.lost
+    return Reply(found, parser.lost, told)
+
+
+def parse(tag, *pieces, names=NAMES):
+    """Texts and (name, arguments) in order, and whether a call was lost."""
+    reply = read(tag, *pieces, names=names)
+    return reply.found, reply.lost
 
 
 def agreed(tag, text, names=NAMES):
-    """What comes of the text, whole and character by character."""
-    whole = parse(tag, text, names=names)
-    assert parse(tag, *text, names=names) == whole
-    return whole
+    """The same of the text, whole and character by character."""
+    whole = read(tag, text, names=names)
+    assert read(tag, *text, names=names) == whole
+    return whole.found, whole.lost
 
 
 # ---- a tag ----
@@ -87,8 +114,77 @@ def test_calls_stand_behind_the_tag(tag, text, expected):
 def test_what_is_certain_is_not_held_back(pieces, expected):
     parser = ToolCallParser("<tool_call>", NAMES)
     events = [*(parser.feed(piece) for piece in pieces), parser.finish()]
-    shown = [[e if isinstance(e, Text) else (e.calls[0].name, e.calls[0].arguments) for e in es] for es in events]
-    assert shown == expected
+    assert [[shown(e) for e in told if not isinstance(e, CallPart)] for told in events] == expected
+
+
+def shown(event):
+    return event if isinstance(event, Text) else (event.calls[0].name, event.calls[0].arguments)
+
+
+# ---- parts ----
+
+
+@pytest.mark.parametrize(
+    ("tag", "pieces", "expected"),
+    [
+        (
+            "<tool_call>",
+            ['<tool_call>{"name": "get", "arg', 'uments": ', '{"a', '": [', "1", "]", "}", "}", "</tool_call>"],
+            [[], [], ["get", '{"a'], ['": ['], ["1"], ["]"], ["}"], [("get", {"a": [1]})], []],
+        ),
+        ("{", ['{"name":"get","parameters":{', '"a":"}\\"', '{"}', "}"], [["get", "{"], ['"a":"}\\"'], ['{"}'], [("get", {"a": '}"{'})]]),
+        ("[", ["[" + PARIS[:-1], "}, ", PARIS + "]"], [["get_weather", '{"city": "Paris"}'], [IN_PARIS], ["get_weather", '{"city": "Paris"}', IN_PARIS]]),
+        # The brace that ends the call, and whatever else follows, is none of the arguments.
+        ("{", ['{"name": "get", "arguments": {}', ' , "id', '": {"a": 1}', "}"], [["get", "{}"], [], [], [("get", {})]]),
+        # It is a call from where its arguments begin, whatever comes of it.
+        ("{", ['{"name": "get", "arguments": {"a": 1', " 'b'"], [["get", '{"a": 1'], [" "]]),
+        # Any other shape may yet turn out to call something else.
+        ("{", ['{"arguments": {"a": 1}, "name": ', '"get"}'], [[], [("get", {"a": 1})]]),
+        ("{", ['{"name": "get", "arguments": "{', '}"}'], [[], [("get", {})]]),
+        ("{", ['{"id": 1, "name": "get", "arguments": {"a"', ": 1}}"], [[], [("get", {"a": 1})]]),
+        ("{", ['{"name": "functions.get", "arguments": {"a"', ": 1}}"], [[], [("get", {"a": 1})]]),
+        ("{", ['{"get": {"a"', ": 1}}"], [[], [("get", {"a": 1})]]),
+        ("{", ['[[{"function": {"name": "get", "arguments": {"a"', ": 1}}}"], [[], [("get", {"a": 1})]]),
+        ("[A]", ['[A]get{"name": {"a"', ": 1}}"], [[], [("get", {"name": {"a": 1}})]]),
+        ("{", ['{"name": "other", "arguments": {"a": 1}', "}"], [[], [Text('{"name": "other", "arguments": {"a": 1}}')]]),
+    ],
+)  # fmt: skip
+def test_a_call_of_the_usual_shape_is_told_while_it_comes(tag, pieces, expected):
+    parser = ToolCallParser(tag, NAMES)
+    told = [
+        [e.name or e.arguments if isinstance(e, CallPart) else shown(e) for e in parser.feed(p)] for p in pieces
+    ]
+    assert told == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (PARIS[:-1], '{"city": "Paris"}'),
+        (PARIS[:-1] + "]", '{"city": "Paris"}'),
+        (PARIS[:-2] + "]", '{"city": "Paris"'),
+        (PARIS[:-3] + "}}", '{"city": "Paris}}<tool_call>{"'),  # up to where it cannot be JSON
+        (PARIS.replace('"Paris"', "NaN"), '{"city": NaN}'),
+    ],
+)
+def test_a_broken_call_stays_in_parts_and_keeps_its_number(text, told):
+    for pieces in ([text, "<tool_call>", ROME], text + "<tool_call>" + ROME):
+        reply = read("<tool_call>", "<tool_call>", *pieces)
+        assert (reply.found, reply.lost) == ([IN_ROME], True)
+        assert reply.told == {0: ("get_weather", told), 1: ("get_weather", '{"city": "Rome"}')}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "get", "arguments": {"a": 1}, "name": "search"}',
+        '{"name": "get", "arguments": {"a": 1}, "arguments": {"a": 2}}',
+        '{"name": "get", "parameters": {"a": 1}, "arguments": {"a": 2}}',
+        '{"name": "search", "name": "get", "arguments": {"a": 1}}',
+    ],
+)
+def test_what_was_told_of_a_call_stays_told(text):
+    assert agreed("{", text) == ([("get", {"a": 1})], False)
 
 
 # ---- what an object calls ----
@@ -322,9 +418,10 @@ def test_any_way_to_cut_a_text_reads_the_same(tag, data):
     text = "".join(data.draw(st.lists(st.sampled_from(WORDS) | st.text(max_size=4), max_size=14)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    whole = agreed(tag, text)
-    assert parse(tag, *pieces) == whole
-    assert tag in "{[" or not any(tag in each for each in whole[0] if isinstance(each, str))
+    found, lost = agreed(tag, text)
+    assert read(tag, *pieces) == read(tag, text)
+    assert read(tag, text).lost == lost
+    assert tag in "{[" or not any(tag in each for each in found if isinstance(each, str))
 
 
 JSON = st.recursive(
@@ -371,7 +468,7 @@ def test_ids_are_ollama_s():
 
 def test_every_call_has_an_id_of_its_own():
     events = ToolCallParser("{", NAMES).feed(f"[{PARIS}, {ROME}]")
-    assert len({event.calls[0].id for event in events}) == 2
+    assert len({event.calls[0].id for event in events if isinstance(event, ToolCalls)}) == 2
 
 
 # ---- tags in templates ----

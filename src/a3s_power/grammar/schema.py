@@ -21,11 +21,20 @@ from a3s_power.grammar.values import Values
 MAX_QUOTED = 200
 """Characters of what is no format that its error repeats."""
 
+_OBJECT = Subschema({"type": "object"}, "$")
+
+
+def object_rule(grammar: Grammar, schema: Mapping[str, object]) -> str:
+    """The name of a rule for the objects that satisfy a schema. Raises as `AnswerGrammar.of` does."""
+    check_size(schema)
+    return _Compiler(grammar, schema).compile(_OBJECT)
+
 
 class AnswerGrammar:
-    """The grammar of answers in a format; made by `of`, which is the costly part."""
+    """The grammar of answers; made by `of` for those in a format, which is the costly part."""
 
     def __init__(self, grammar: Grammar, answer: str) -> None:
+        """`answer` is the name of the rule to begin with."""
         self._grammar = grammar
         self._answer = answer
 
@@ -82,9 +91,9 @@ class _Compiler:
         self._shapes_read: dict[int, Shape] = {}
         self._queue: deque[tuple[str, Schemas]] = deque()
 
-    def compile(self) -> str:
-        """The name of the root schema's rule."""
-        answer = self._rule((Subschema(self._root, "$"),))
+    def compile(self, *others: Subschema) -> str:
+        """The name of the rule for what satisfies the root schema, and others besides."""
+        answer = self._rule((Subschema(self._root, "$"), *others))
         while self._queue:
             name, schemas = self._queue.popleft()
             self._grammar.fill(name, self._body(schemas))

@@ -14,7 +14,7 @@ from typing import Self, cast
 
 import msgspec
 
-from a3s_power.generation import JSON, Text, Thinking, ToolCalls
+from a3s_power.generation import JSON, CallPart, Text, Thinking, ToolCalls
 from a3s_power.messages import Message, ToolCall
 from a3s_power.prompt.definitions import name_of
 from a3s_power.prompt.toolcalls import new_call_id
@@ -33,6 +33,7 @@ _RECIPIENT = re.compile(r"\bto=(functions\.)?([^\s<]+)")
 _PARTICIPANTS = ("all", "assistant", "user")  # they can be spoken to, but not called
 
 _KEPT_NAMES = ("browser.open", "browser.search", "browser.find", "python")  # tools gpt-oss was trained with
+_JSON_BLANKS = " \t\r\n"
 _SEPARATORS = str.maketrans(" -.", "___")
 
 
@@ -113,24 +114,27 @@ class _Header:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """A tool call whose arguments are arriving."""
 
     name: str
     arguments: list[str] = field(default_factory=list)
+    told: ToolCall | None = None
+    """The call as far as it is told in parts, which begins with the brace of its arguments."""
 
 
 _Body = _Call | type[Text] | type[Thinking]  # a body that is shown is known by the events it becomes
-_Event = Text | Thinking | ToolCalls
+_Event = Text | Thinking | CallPart | ToolCalls
 
 
 class HarmonyParser:
     """Makes events of the model's text, which may be cut into pieces anywhere.
 
-    Text and reasoning go out as they come, save what could begin a marker; a call goes out when its message ends.
-    Nothing the model writes is an error. `last` is the last message of the prompt: an assistant's is one that the
-    model goes on with. A header that the prompt ends in besides can be fed first.
+    Text, reasoning and the arguments of calls go out as they come, save what could begin a marker; a call is told
+    again, whole, when its message ends. Nothing the model writes is an error. `last` is the last message of the
+    prompt: an assistant's is one that the model goes on with. A header that the prompt ends in besides can be fed
+    first.
     """
 
     def __init__(
@@ -175,8 +179,8 @@ class HarmonyParser:
                 if len(text) > room and _is_headless(self._now.text):
                     self._now = Text
                     yield Text(header + text)
-            case _Call(arguments=arguments):
-                arguments.append(text)
+            case _Call() as call:
+                yield from self._tell(call, text)
             case event:
                 yield event(text)
 
@@ -203,14 +207,26 @@ class HarmonyParser:
             case _Call():
                 yield from self._called(ended)
 
+    def _tell(self, call: _Call, text: str) -> Iterator[CallPart]:
+        if not call.arguments:
+            text = text.lstrip(_JSON_BLANKS)
+            if text.startswith("{"):
+                call.told = ToolCall(self._names.original(call.name), {}, self._new_id(), self._calls)
+                self._calls += 1
+                yield CallPart(call.told.index, id=call.told.id, name=call.told.name)
+        if text:
+            call.arguments.append(text)
+            if call.told:
+                yield CallPart(call.told.index, text)
+
     def _called(self, call: _Call) -> Iterator[ToolCalls]:
         try:
             arguments = msgspec.json.decode("".join(call.arguments), type=dict[str, object])
         except (ValueError, RecursionError):  # malformed, or nested without end
             self._lost = True
             return
-        yield ToolCalls((ToolCall(self._names.original(call.name), arguments, self._new_id(), self._calls),))
-        self._calls += 1
+        assert call.told, "an object begins with a brace"
+        yield ToolCalls((replace(call.told, arguments=arguments),))
 
 
 def _continued(last: Message | None) -> _Header | _Body:

@@ -13,11 +13,29 @@ class Kind(Enum):
     """From a brace to the one that closes it. It may still not parse."""
     BROKEN = auto()
     """From a brace up to what cannot follow in JSON."""
+    HEAD = auto()
+    """What an open object has before the first object in it, if no list comes first."""
+    INNER = auto()
+    """A piece of that first object in it, as it comes."""
 
 
 class Part(NamedTuple):
     kind: Kind
     text: str
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether its text comes again, in the OBJECT or BROKEN that it is part of."""
+        return self.kind in (Kind.HEAD, Kind.INNER)
+
+
+class _Inner(Enum):
+    """Where the text is, seen from the first object in the one that is open."""
+
+    BEFORE = auto()
+    INSIDE = auto()
+    BEHIND = auto()
+    """Or there will be none."""
 
 
 _IN_OBJECT = re.compile(r'(?P<word>[-+.\w]+)|(?P<mark>[][{}:,"])|(?P<alien>\S)', re.ASCII)
@@ -51,16 +69,21 @@ class Objects:
         self._last = ""  # mark in it, as in the table
         self._is_string = False
         self._is_escape = False  # a piece ended behind a backslash
+        self._inner = _Inner.BEFORE
+        self._untold = 0  # where in the piece that is what has not been told of the first object
 
     def feed(self, text: str) -> Iterator[Part]:
-        """The parts that end in this piece. Text between objects may come in several."""
-        start = at = 0
+        """The parts that end in this piece. Text between objects may come in several; so does INNER."""
+        start = at = self._untold = 0
         while at < len(text):
             if self._brackets:
                 at, ended = self._step(text, at)
+                if self._inner is not _Inner.BEHIND:
+                    yield from self._look_inside(text, start, at, is_over=ended is not None)
                 if ended:
                     done, start = self.take() + text[start:at], at
                     yield from self._part(ended, done)
+                    self._untold = at
                 continue
             brace = text.find("{", at)
             if brace < 0:
@@ -69,9 +92,11 @@ class Objects:
                 yield Part(Kind.BETWEEN, text[start:brace])
             start, at = brace, brace + 1
             self._brackets.append("{")
-            self._last, self._is_string, self._is_escape = "{", False, False
+            self._last, self._is_string, self._is_escape, self._inner = "{", False, False, _Inner.BEFORE
         if self._brackets:
             self._pieces.append(text[start:])
+            if self._inner is _Inner.INSIDE and text[self._untold :]:
+                yield Part(Kind.INNER, text[self._untold :])
         elif text[start:]:
             yield Part(Kind.BETWEEN, text[start:])
 
@@ -81,6 +106,19 @@ class Objects:
         self._pieces.clear()
         self._brackets.clear()
         return taken
+
+    def _look_inside(self, text: str, start: int, at: int, *, is_over: bool) -> Iterator[Part]:
+        """What a step to `at` settles of the first object in the open one, which began at `start` or before."""
+        depth = len(self._brackets)
+        if self._inner is _Inner.BEFORE and depth > 1:
+            self._untold = at - 1
+            self._inner = _Inner.INSIDE if text[self._untold] == "{" else _Inner.BEHIND
+            if self._inner is _Inner.INSIDE:
+                yield Part(Kind.HEAD, "".join(self._pieces) + text[start : self._untold])
+        elif self._inner is _Inner.INSIDE and (is_over or depth == 1):
+            self._inner = _Inner.BEHIND
+            if text[self._untold : at]:
+                yield Part(Kind.INNER, text[self._untold : at])
 
     def _part(self, kind: Kind, text: str) -> Iterator[Part]:
         if kind is Kind.BROKEN and self._tag and self._tag in text:

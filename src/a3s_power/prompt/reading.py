@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
-from a3s_power.generation import JSON, Text, Thinking, ToolCalls
+from a3s_power.generation import JSON, CallPart, Text, Thinking, ToolCalls
 from a3s_power.grammar.gbnf import ThinkingFrame
 from a3s_power.messages import Message
 from a3s_power.prompt import harmony
@@ -18,7 +18,7 @@ from a3s_power.prompt.template import GoTemplate
 from a3s_power.prompt.thinking import ThinkingSplitter
 from a3s_power.prompt.toolcalls import ToolCallParser
 
-Piece = Text | Thinking | ToolCalls
+Piece = Text | Thinking | CallPart | ToolCalls
 
 CHAT_TEMPLATE_TAGS = (
     ("<think>", "</think>"),  # DeepSeek R1, Qwen 3 and most others
@@ -36,7 +36,10 @@ HARMONY_FRAME = ThinkingFrame(
 
 
 class Reader(Protocol):
-    """Follows one reply. Any way to cut a text into pieces reads the same; no piece is empty."""
+    """Follows one reply. Any way to cut a text into pieces reads the same; no piece is empty.
+
+    A call is told in parts as it comes where its beginning leaves no doubt that it is one, and else just whole.
+    """
 
     def feed(self, text: str) -> list[Piece]:
         """What the text so far has settled."""
@@ -46,7 +49,7 @@ class Reader(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether a call was begun that could not be read: it is in no piece."""
+        """Whether a call was begun that could not be read: it is in no ToolCalls, and its parts lead nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import re
 import secrets
 import string
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
 
-from a3s_power.generation import Text, ToolCalls
+from a3s_power.generation import CallPart, Text, ToolCalls
 from a3s_power.messages import ToolCall
 from a3s_power.prompt.objects import Kind, Objects, Part
 from a3s_power.prompt.tags import overlap
@@ -29,6 +30,17 @@ def new_call_id() -> str:
     return "call_" + "".join(secrets.choice(_ID_CHARS) for _ in range(8))
 
 
+def begun_call(head: str) -> str | None:
+    """The name, if an object that begins with `head` and goes on with an object calls something.
+
+    `{"name": "get_weather", "arguments": ` does, and nothing that follows changes it; None for any other.
+    """
+    value = _decoded(head + "null}")
+    if isinstance(value, dict) and list(value) in _HEAD_KEYS and isinstance(value["name"], str):
+        return value["name"]
+    return None
+
+
 # ---- what an object calls ----
 
 
@@ -39,6 +51,7 @@ class _Call(NamedTuple):
 
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
+_HEAD_KEYS = [["name", key] for key in _ARGUMENT_KEYS]
 _CALL_BEGINNINGS = (
     '"name":"{name}"',
     '"{name}"',
@@ -81,6 +94,11 @@ class _Tools:
             return [_Call(mention[0], _arguments(value) if is_wrapped else value)]
         own = next(filter(None, (self._tool(word) for pair in value.items() for word in pair)), None)
         return [_Call(own, value)] if own else []
+
+    def begun(self, head: str) -> str | None:
+        """The tool that an object is certain to call, though of it no more than the head is there."""
+        name = begun_call(head)
+        return name if name in self._names else None
 
     def are_misused(self, text: str) -> bool:
         """Whether this is no JSON but calls one of them: `{'name': 'get_weather'}`, `[get_weather()]`."""
@@ -166,12 +184,14 @@ class _State(Enum):
 
 
 class ToolCallParser:
-    """Makes Text and ToolCalls of a model's text, which may be cut into pieces anywhere.
+    """Makes Text, CallPart and ToolCalls of a model's text, which may be cut into pieces anywhere.
 
     `tag` is what calls begin with, `names` are the tools that may be called. Text before the tag goes out as it
-    comes, a call when its object is complete; what surrounds calls, closing tags too, is dropped. With a bare tag
-    only a reply that begins as JSON can hold calls. It is held back until its first value is complete, and comes
-    out whole if that holds no call, nor anything like a failed one.
+    comes; what surrounds calls, closing tags too, is dropped. A call of the usual shape is told in parts once its
+    arguments begin, any other when its object is complete. What was told stays told: of two names, or two sets of
+    arguments, the first counts. With a bare tag only a reply that begins as JSON can hold calls. It is held back
+    until its first value is complete, or a call has begun, and comes out whole if that holds no call, nor anything
+    like a failed one.
     """
 
     def __init__(self, tag: str, names: Collection[str], new_id: Callable[[], str] = new_call_id) -> None:
@@ -184,6 +204,8 @@ class ToolCallParser:
         self._depth = 0  # of the brackets in what is held
         self._objects = Objects("" if self._is_bare else tag)
         self._between: list[str] = []  # what came after the last object
+        self._open: ToolCall | None = None  # a call that is told in parts,
+        self._arguments: list[str] = []  # and what was told of it
         self._count = 0
         self._lost = False
 
@@ -192,11 +214,11 @@ class ToolCallParser:
         """Whether the model began a call that could not be read: cut off, malformed, or of no known tool."""
         return self._lost
 
-    def feed(self, text: str) -> list[Text | ToolCalls]:
+    def feed(self, text: str) -> list[Text | CallPart | ToolCalls]:
         """What is certain after this piece."""
         return list(self._feed(text))
 
-    def finish(self) -> list[Text | ToolCalls]:
+    def finish(self) -> list[Text | CallPart | ToolCalls]:
         """What was held back, when the model has stopped."""
         rest = "".join(self._held) + self._objects.take()
         match self._state:
@@ -209,7 +231,7 @@ class ToolCallParser:
                 return []
         return [Text(rest)] if rest else []
 
-    def _feed(self, text: str) -> Iterator[Text | ToolCalls]:
+    def _feed(self, text: str) -> Iterator[Text | CallPart | ToolCalls]:
         match self._state:
             case _State.LOOKING:
                 before, after = self._look_for_json(text) if self._is_bare else self._look_for_tag(text)
@@ -222,16 +244,20 @@ class ToolCallParser:
             case _:
                 yield from self._parse(text)
 
-    def _parse(self, text: str) -> Iterator[Text | ToolCalls]:
+    def _parse(self, text: str) -> Iterator[Text | CallPart | ToolCalls]:
         parts = self._objects.feed(text)
         for part in parts:
+            if part.is_preview:
+                yield from self._tell(part)
+                continue
             calls = self._read(part)
             if self._state is _State.UNDECIDED:
                 self._decide(part, calls)
             if self._state is _State.CALLING:
                 yield from self._emit(part, calls)
             elif self._state is _State.ANSWER:
-                yield Text("".join([*self._held, *(later.text for later in parts), self._objects.take()]))
+                later = (part.text for part in parts if not part.is_preview)
+                yield Text("".join([*self._held, *later, self._objects.take()]))
                 self._held.clear()
 
     def _look_for_tag(self, text: str) -> tuple[str, str]:
@@ -290,11 +316,29 @@ class ToolCallParser:
                 return True
         return False
 
+    def _tell(self, part: Part) -> Iterator[CallPart]:
+        """What an object that is still open is certain to call."""
+        if part.kind is Kind.HEAD and (name := self._tools.begun(part.text)):
+            self._state = _State.CALLING
+            self._held.clear()
+            self._open = self._new_call(name)
+            yield CallPart(self._open.index, id=self._open.id, name=name)
+        elif part.kind is Kind.INNER and self._open:
+            self._arguments.append(part.text)
+            yield CallPart(self._open.index, part.text)
+
     def _emit(self, part: Part, calls: list[_Call]) -> Iterator[ToolCalls]:
         self._lost |= part.kind is not Kind.BETWEEN and not calls
+        if self._open and calls:
+            calls = [_Call(self._open.name, _object("".join(self._arguments)))]
         for name, arguments in calls:
             if arguments is None:
                 self._lost = True
                 continue
-            yield ToolCalls((ToolCall(name, arguments, self._new_id(), self._count),))
-            self._count += 1
+            yield ToolCalls((replace(self._open or self._new_call(name), arguments=arguments),))
+        self._open = None
+        self._arguments.clear()
+
+    def _new_call(self, name: str) -> ToolCall:
+        self._count += 1
+        return ToolCall(name, {}, self._new_id(), self._count - 1)

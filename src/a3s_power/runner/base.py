@@ -8,10 +8,10 @@ Start. `start` returns once the model is loaded and the runner answers. While it
     called with the bytes resident so far. It raises LoadFailed, with the engine's last words and a reason, when
     the engine refuses or dies, and with reason TIMED_OUT when nothing moved for the load timeout. Cancelling it
     ends the load and leaves no process.
-Serve. `chat`, `complete` are async context managers over an iterator of events: some Text, Thinking or ToolCalls,
-    then exactly one Done. Entering sends the request and returns when the engine has accepted it: a request the
-    engine refuses raises ContextExceeded or EngineRejected there, before any event. Leaving early stops the
-    generation. As many requests may be open at once as the spec has slots; more wait inside the engine.
+Serve. `chat`, `complete` are async context managers over an iterator of events: some Text, Thinking, CallPart or
+    ToolCalls, then exactly one Done. Entering sends the request and returns when the engine has accepted it: one
+    that the engine refuses raises ContextExceeded or EngineRejected there, before any event. Leaving early stops
+    the generation. As many requests may be open at once as the spec has slots; more wait inside the engine.
 Embed. `embed` gives one vector for each input, in order; only on a spec with a `pooling`. All or nothing: one
     input that the engine refuses fails them all, in the same words as above. Cancelling it stops the engine.
 Die. A runner that dies raises RunnerFailed, with the engine's last words, in every open request and in every
@@ -92,6 +92,10 @@ class Sampling:
     top_logprobs: int | None = None
     preserved_tokens: tuple[str, ...] = ()
     """Special tokens to be written out where `complete` would leave them out."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token → what is added to its logit."""
+    thinking_budget: int | None = None
+    """Most tokens of thoughts that `chat` lets the model have; `complete` knows of no thoughts."""
 
 
 @dataclass(frozen=True, slots=True)

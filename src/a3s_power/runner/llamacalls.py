@@ -1,12 +1,13 @@
-"""Tool calls as llama-server streams them, in fragments, put together again."""
+"""Tool calls as llama-server streams them, in fragments."""
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from a3s_power.generation import CallPart, ToolCalls
 from a3s_power.messages import ToolCall
 
 log = logging.getLogger(__name__)
@@ -29,35 +30,56 @@ class ToolCallDelta(msgspec.Struct):
     function: Function = msgspec.field(default_factory=Function)
 
 
-class CallCollector:
-    """One reply's calls. A call is complete when the next one begins, or the reply ends.
+@dataclass(slots=True)
+class _Open:
+    """The call whose arguments are coming. `key` is the engine's index; ours counts the calls that were begun."""
 
-    One whose arguments are no JSON object by then, because the limit on tokens cut it off, is left out.
+    key: int
+    index: int
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+class CallCollector:
+    """One reply's calls, which the engine tells one after the other.
+
+    A call is complete when the next one begins, or the reply ends. One whose arguments are no JSON object by then,
+    because the limit on tokens or a stop sequence cut it off, stays in parts.
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, list[str]] = {}  # index → id, name, arguments so far
-        self._emitted = 0
+        self._open: _Open | None = None
+        self._count = 0
 
-    def add(self, deltas: Sequence[ToolCallDelta]) -> Iterator[ToolCall]:
-        """Take in fragments; gives the calls that are complete now."""
+    def add(self, deltas: Sequence[ToolCallDelta]) -> Iterator[CallPart | ToolCalls]:
+        """Take in fragments; gives them as parts, and the call that is complete now."""
         for delta in deltas:
-            if delta.index not in self._open:
-                yield from self._complete()
-            parts = self._open.setdefault(delta.index, ["", "", ""])
-            parts[0] += delta.id or ""
-            parts[1] += delta.function.name or ""
-            parts[2] += delta.function.arguments or ""
+            arguments = delta.function.arguments or ""
+            if self._open is None or self._open.key != delta.index:
+                yield from self.finish()
+                self._open = self._begun(delta)
+                yield CallPart(self._open.index, arguments, self._open.id, self._open.name)
+            elif arguments:
+                yield CallPart(self._open.index, arguments)
+            self._open.arguments.append(arguments)
 
-    def finish(self) -> Iterator[ToolCall]:
-        """The calls that are still open."""
-        yield from self._complete()
-        for _, name, _ in self._open.values():
-            log.warning("a tool call could not be read", extra={"tool": name})
+    def finish(self) -> Iterator[CallPart | ToolCalls]:
+        """The call that is still open, if there is one."""
+        call, self._open = self._open, None
+        if call is None:
+            return
+        text = "".join(call.arguments)
+        if not text:
+            text = "{}"
+            yield CallPart(call.index, text)
+        try:
+            arguments = _decode_arguments(text)
+        except (msgspec.DecodeError, RecursionError):
+            log.warning("a tool call could not be read", extra={"tool": call.name})
+        else:
+            yield ToolCalls((ToolCall(call.name, arguments, call.id, call.index),))
 
-    def _complete(self) -> Iterator[ToolCall]:
-        for index, (call_id, name, arguments) in sorted(self._open.items()):
-            with suppress(msgspec.DecodeError, RecursionError):
-                yield ToolCall(name, _decode_arguments(arguments or "{}"), call_id, self._emitted)
-                self._emitted += 1
-                del self._open[index]
+    def _begun(self, delta: ToolCallDelta) -> _Open:
+        self._count += 1
+        return _Open(delta.index, self._count - 1, delta.id or "", delta.function.name or "")

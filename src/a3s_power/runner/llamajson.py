@@ -16,7 +16,6 @@ from a3s_power.generation import (
     Thinking,
     Timings,
     TokenLogprob,
-    ToolCalls,
     Usage,
 )
 from a3s_power.messages import Message, ToolCall
@@ -46,12 +45,15 @@ _SAMPLING_NAMES = {
 
 def _common(sampling: Sampling) -> dict[str, Any]:
     body: dict[str, Any] = {name: getattr(sampling.options, ours) for ours, name in _SAMPLING_NAMES.items()}
+    body["stop"] = [text for text in body["stop"] if text]  # an empty one ends the reply before it begins
     body["seed"] %= 2**32  # the engine's seeds are unsigned; its own -1 is the largest
     body["n_predict"] = -1 if sampling.max_tokens is None else sampling.max_tokens
     body["stream"] = True
     body["cache_prompt"] = True
     if sampling.grammar is not None:
         body["grammar"] = sampling.grammar
+    if sampling.logit_bias:
+        body["logit_bias"] = list(sampling.logit_bias.items())
     return body
 
 
@@ -66,8 +68,13 @@ def completion_body(prompt: str, sampling: Sampling) -> bytes:
 def chat_body(prompt: ChatPrompt, sampling: Sampling) -> bytes:
     """For POST /v1/chat/completions."""
     body = _common(sampling) | template_fields(prompt) | {"stream_options": {"include_usage": True}}
+    if body["stop"]:
+        body["verbose"] = True  # tells, in the last chunk, which of them it was
     if prompt.tools:
         body["return_progress"] = True  # tells the prompt's length, should the reply end without figures
+    if sampling.thinking_budget is not None:
+        # With 0 the engine cannot end thoughts that the prompt has begun: the line break behind the tag counts.
+        body["reasoning_budget_tokens"] = max(1, sampling.thinking_budget)
     if sampling.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": max(1, sampling.top_logprobs)}
     return msgspec.json.encode(body)
@@ -147,6 +154,7 @@ class _CompletionChunk(msgspec.Struct):
     content: str = ""
     stop: bool = False
     stop_type: str = ""
+    stopping_word: str = ""
     timings: _Timings | None = None
     completion_probabilities: list[_Logprob] = []
     error: _Error | None = None
@@ -172,8 +180,13 @@ class _Progress(msgspec.Struct):
     total: int = 0
 
 
+class _Verbose(msgspec.Struct):
+    stopping_word: str = ""
+
+
 class _ChatChunk(msgspec.Struct):
     choices: list[_Choice] = []
+    verbose: _Verbose = msgspec.field(name="__verbose", default_factory=_Verbose)
     usage: dict[str, Any] | None = None
     timings: _Timings | None = None
     prompt_progress: _Progress | None = None
@@ -232,16 +245,16 @@ async def completion_events(chunks: AsyncIterator[bytes], want_top: int | None) 
         if chunk.content or logprobs:
             yield Text(chunk.content, logprobs)
         if chunk.stop:
-            yield _done(chunk.stop_type == "limit", chunk.timings)
+            yield _done(chunk.stop_type == "limit", chunk.timings, chunk.stopping_word)
             return
     raise RunnerFailed("the engine ended its answer without a last word")
 
 
 async def chat_events(chunks: AsyncIterator[bytes], want_top: int | None) -> AsyncIterator[Event]:
-    """The stream of /v1/chat/completions; each tool call comes as soon as it is whole."""
+    """The stream of /v1/chat/completions."""
     calls = CallCollector()
     prompt_tokens = pieces = 0
-    hit_limit = False
+    hit_limit, stop_sequence = False, ""
     async for data in server_sent_data(chunks):
         if data == b"[DONE]":
             break
@@ -250,23 +263,24 @@ async def chat_events(chunks: AsyncIterator[bytes], want_top: int | None) -> Asy
             if _UNREADABLE not in chunk.error.message:
                 raise _engine_error(chunk.error)
             log.warning("a tool call could not be read")
-            for call in calls.finish():
-                yield ToolCalls((call,))
+            for told in calls.finish():
+                yield told
             yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces))
             return
         if chunk.prompt_progress is not None:
             prompt_tokens = chunk.prompt_progress.total
+        stop_sequence = stop_sequence or chunk.verbose.stopping_word
         for choice in chunk.choices:
             hit_limit = hit_limit or choice.finish_reason == "length"
             for event in _pieces(choice, want_top):
                 pieces += 1
                 yield event
-            for call in calls.add(choice.delta.tool_calls):
-                yield ToolCalls((call,))
+            for told in calls.add(choice.delta.tool_calls):
+                yield told
         if chunk.usage is not None:
-            for call in calls.finish():
-                yield ToolCalls((call,))
-            yield _done(hit_limit, chunk.timings)
+            for told in calls.finish():
+                yield told
+            yield _done(hit_limit, chunk.timings, stop_sequence)
             return
     raise RunnerFailed("the engine ended its answer without a last word")
 
@@ -283,7 +297,8 @@ def _pieces(choice: _Choice, want_top: int | None) -> Iterator[Event]:
 def _logprobs(entries: Sequence[_Logprob], want_top: int | None) -> tuple[TokenLogprob, ...]:
     if want_top is None:
         return ()
-    return tuple(_logprob(entry, entry.top_logprobs[:want_top]) for entry in entries)
+    told = (entry for entry in entries if entry.token or entry.bytes)  # the token that ends a reply has no text
+    return tuple(_logprob(entry, entry.top_logprobs[:want_top]) for entry in told)
 
 
 def _logprob(entry: _Logprob, top: Sequence[_Logprob] = ()) -> TokenLogprob:
@@ -291,12 +306,13 @@ def _logprob(entry: _Logprob, top: Sequence[_Logprob] = ()) -> TokenLogprob:
     return TokenLogprob(entry.token, entry.logprob, raw, tuple(_logprob(other) for other in top))
 
 
-def _done(hit_limit: bool, timings: _Timings | None) -> Done:
+def _done(hit_limit: bool, timings: _Timings | None, stop_sequence: str = "") -> Done:
     t = timings or _Timings()
     return Done(
         FinishReason.LENGTH if hit_limit else FinishReason.STOP,
         Usage(t.cache_n + t.prompt_n, t.predicted_n, t.cache_n),
         Timings(round(t.prompt_ms * 1e6), round(t.predicted_ms * 1e6)),
+        stop_sequence,
     )
 
 

@@ -9,7 +9,9 @@ import anyio.to_thread
 
 from a3s_power.errors import ModelNotFound
 from a3s_power.generation import Event, GenerationRequest
+from a3s_power.grammar.calls import call_grammar
 from a3s_power.grammar.schema import AnswerGrammar
+from a3s_power.prompt.forced import forced_tools, offered
 from a3s_power.runner.base import Runner
 from a3s_power.service.cards import Cards
 from a3s_power.service.checks import check
@@ -68,6 +70,15 @@ class ChatService:
         async with self._held(request, generates=False) as turn:
             return Preview(*await turn.preview())
 
+    async def count(self, request: GenerationRequest) -> int:
+        """Tokens that `open` would put before the model, however many fit. Raises as it does."""
+        async with self._held(request, generates=False) as turn:
+            return await turn.count()
+
+    async def capabilities(self, request: GenerationRequest) -> tuple[str, ...]:
+        """What the model can do, by Ollama's names for it. Raises ModelNotFound, StoreFailed."""
+        return (await self._cards.get(request.name, request.model)).capabilities
+
     async def load(self, request: GenerationRequest) -> None:
         """Have the model loaded, and its keep-alive set, without generating. Raises as `open` does."""
         async with self._held(request, generates=False):
@@ -89,10 +100,19 @@ class ChatService:
     @asynccontextmanager
     async def _held(self, request: GenerationRequest, *, generates: bool) -> AsyncIterator[Turn]:
         card = await self._cards.get(request.name, request.model)
+        request = offered(request)
         check(card, request)
         plan, options = self._loader.plan(card, request.options)
-        grammar = None
-        if generates and request.output_format is not None:  # before a model is loaded for what cannot be kept
-            grammar = await anyio.to_thread.run_sync(AnswerGrammar.of, request.output_format)
+        # Before a model is loaded for what cannot be kept.
+        grammar = await _grammar(request) if generates else None
         async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
             yield Turn(request, card, plan, lease, options, grammar)
+
+
+async def _grammar(request: GenerationRequest) -> AnswerGrammar | None:
+    """What binds the reply. A call that must be made stands in the place of an answer, whatever its format."""
+    if tools := forced_tools(request):
+        return await anyio.to_thread.run_sync(call_grammar, tools)
+    if request.output_format is not None:
+        return await anyio.to_thread.run_sync(AnswerGrammar.of, request.output_format)
+    return None

@@ -3,6 +3,7 @@
 from a3s_power.errors import CloudDisabled, InvalidRequest, UnsupportedCapability
 from a3s_power.generation import ChatInput, GenerationRequest, PromptInput
 from a3s_power.prompt.definitions import checked_tools
+from a3s_power.prompt.forced import forced_tools
 from a3s_power.service.cards import ModelCard
 
 
@@ -24,6 +25,7 @@ def check(card: ModelCard, request: GenerationRequest) -> None:
             raise UnsupportedCapability(f"{card.name} does not support {capability}", capability)
     if isinstance(request.input, ChatInput):
         checked_tools(request.input.tools)
+        _check_choice(request)
     _check_prompting(card, request)
 
 
@@ -49,11 +51,22 @@ def _wanted(request: GenerationRequest) -> tuple[str, ...]:
     return tuple(capability for capability, is_wanted in wanted.items() if is_wanted)
 
 
+def _check_choice(request: GenerationRequest) -> None:
+    choice = request.tool_choice
+    if forced_tools(request) or not (choice.is_required or choice.name):
+        return
+    if choice.name:
+        raise InvalidRequest(f'tool_choice names "{choice.name}", which is not among the tools')
+    raise InvalidRequest("tool_choice requires a call, but there are no tools")
+
+
 def _check_prompting(card: ModelCard, request: GenerationRequest) -> None:
     """Raise InvalidRequest for what we could not put before the model as it was meant."""
     if _has_images(request):
         if card.template is not None or not isinstance(request.input, ChatInput):
             raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
+        if forced_tools(request):
+            raise InvalidRequest("this version takes no pictures together with a tool_choice that requires a call")
         if request.input.tools and request.output_format is not None:
             raise InvalidRequest("this version takes no pictures together with both tools and a format")
     config = card.model.config

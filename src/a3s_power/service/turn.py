@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import anyio.to_thread
 
 from a3s_power.errors import ContextExceeded
-from a3s_power.generation import JSON, ChatInput, Event, GenerationRequest
+from a3s_power.generation import JSON, ChatInput, Done, Event, GenerationRequest, Text, Thinking, Usage
+from a3s_power.grammar.gbnf import ThinkingFrame
 from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.options import SamplingOptions
+from a3s_power.prompt.forced import ForcedReader, forced_tools
 from a3s_power.prompt.reading import Reader
 from a3s_power.runner.base import ChatPrompt, Sampling
 from a3s_power.scheduler.slots import Lease, LoadPlan
@@ -49,6 +51,7 @@ class Turn:
         self._request = request
         self._card = card
         self._options = options
+        self._is_forced = bool(forced_tools(request))
         self._grammar = grammar
         self._is_limited = lease.spec.num_ctx > plan.spec.num_ctx and not plan.spec.is_ctx_automatic
         self._num_ctx = plan.spec.num_ctx if self._is_limited else lease.spec.num_ctx  # no more than was asked for
@@ -70,6 +73,10 @@ class Turn:
             draft = await self._shortened(draft, ContextExceeded(tokens, self._num_ctx))
         return await self._render(draft), draft.image_count
 
+    async def count(self) -> int:
+        """Tokens of the whole prompt, whether it fits or not."""
+        return await self._count(await self._draft())
+
     async def _draft(self) -> Draft:
         return await prompting.draft(self.runner, self._card, self._request)
 
@@ -82,12 +89,18 @@ class Turn:
     async def _begin(self, draft: Draft, stack: AsyncExitStack) -> Begun:
         chat = self._chat_prompt(draft)
         prompt = await self._render(draft) if chat is None or self._grammar else ""
-        sampling = self._sampling(self._framed_grammar(draft, prompt))
+        frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
+        sampling = self._sampling(self._grammar.text(frame) if self._grammar else None)
         if self._is_limited:
             sampling = _limited(sampling, await self._count(draft), self._num_ctx)
-        stream = self.runner.complete(prompt, sampling) if chat is None else self.runner.chat(chat, sampling)
-        events = await stack.enter_async_context(stream)
-        reader = await self._reader(draft, prompt) if chat is None else None
+        if chat is not None:
+            events = await stack.enter_async_context(self.runner.chat(chat, sampling))
+            return Begun(prompt, events, self._follower(draft, None), draft.is_truncated)
+        if frame is not None and sampling.thinking_budget is not None:
+            events = await self._completed_in_budget(draft, prompt, frame, sampling, stack)
+        else:
+            events = await stack.enter_async_context(self.runner.complete(prompt, sampling))
+        reader = await self._reader(draft, prompt)
         return Begun(prompt, events, self._follower(draft, reader), draft.is_truncated)
 
     # ---- who renders, and who reads ----
@@ -107,12 +120,13 @@ class Turn:
     async def _reader(self, draft: Draft, prompt: str) -> Reader:
         tools = self._callable_tools()
         if not tools:
-            return self._card.markup.reader(prompt, draft.messages, tools)
+            reader = self._card.markup.reader(prompt, draft.messages, tools)
+            return ForcedReader(reader) if self._is_forced else reader
         # On a thread: of a thousand tools it takes a tenth of a second.
         return await anyio.to_thread.run_sync(self._card.markup.reader, prompt, draft.messages, tools)
 
     def _callable_tools(self) -> Sequence[JSON]:
-        """Under the client's names. None where a format binds the reply: what looks like a call is the answer."""
+        """Under the client's names. None where a grammar binds the reply: what looks like a call is the answer."""
         if self._grammar or not isinstance(self._request.input, ChatInput):
             return ()
         return self._request.input.tools
@@ -121,7 +135,12 @@ class Turn:
         async def count_prompt() -> int:
             return await self._count(draft)
 
-        return Follower(reader, shows_thinking=self._request.think is not False, count_prompt=count_prompt)
+        return Follower(
+            reader,
+            shows_thinking=self._request.think is not False,
+            count_prompt=count_prompt,
+            one_call=not self._request.tool_choice.is_parallel,
+        )
 
     # ---- bounds ----
 
@@ -154,18 +173,61 @@ class Turn:
             grammar,
             self._request.top_logprobs,
             self._card.markup.preserved_tokens,
+            self._request.logit_bias,
+            self._request.thinking_budget,
         )
 
     def _max_tokens(self) -> int | None:
         limit = self._options.num_predict
         return min(limit, self._num_ctx) if limit >= 0 else None
 
-    def _framed_grammar(self, draft: Draft, prompt: str) -> str | None:
-        if self._grammar is None:
-            return None
-        return self._grammar.text(
-            self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
+    async def _completed_in_budget(
+        self, draft: Draft, prompt: str, frame: ThinkingFrame, sampling: Sampling, stack: AsyncExitStack
+    ) -> AsyncIterator[Event]:
+        """The reply to a prompt. When its thoughts have had their budget we end them, and it goes on from there.
+
+        The engine could not: of a finished prompt it does not see whether thoughts have begun in it.
+        """
+        watch = self._card.markup.reader(prompt, draft.messages, ())
+        thinking = await stack.enter_async_context(AsyncExitStack())
+        events = await thinking.enter_async_context(self.runner.complete(prompt, sampling))
+
+        async def told() -> AsyncIterator[Event]:
+            said: list[str] = []
+            left = max(1, sampling.thinking_budget or 0)
+            async for event in events:
+                yield event
+                if isinstance(event, Text):
+                    said.append(event.text)
+                    left -= any(isinstance(piece, Thinking) for piece in watch.feed(event.text))
+                    if not left:
+                        break
+            else:
+                return
+            await thinking.aclose()
+            yield Text(frame.closing)
+            spent = len(said) + len(await self.runner.tokenize(frame.closing))
+            rest = self._behind_thoughts(sampling, spent)
+            so_far = prompt + "".join(said) + frame.closing
+            async for event in await stack.enter_async_context(self.runner.complete(so_far, rest)):
+                yield await self._summed(event, draft) if isinstance(event, Done) else event
+
+        return told()
+
+    def _behind_thoughts(self, sampling: Sampling, spent: int) -> Sampling:
+        """For what comes behind thoughts of so many tokens."""
+        limit = sampling.max_tokens
+        return replace(
+            sampling,
+            max_tokens=None if limit is None else max(1, limit - spent),
+            grammar=self._grammar.text() if self._grammar else None,
         )
+
+    async def _summed(self, done: Done, draft: Draft) -> Done:
+        """With thoughts that went out again with the prompt counted as what they are."""
+        prompt_tokens, usage = await self._count(draft), done.usage
+        all_tokens = usage.prompt_tokens + usage.completion_tokens
+        return replace(done, usage=Usage(prompt_tokens, all_tokens - prompt_tokens))
 
 
 def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:

@@ -15,9 +15,9 @@ from a3s_power.api.ollama.naming import checked_name
 from a3s_power.api.ollama.replies import NDJSON, Ending, Piece, json_reply
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import (
+    CallPart,
     ChatInput,
     Done,
-    Event,
     GenerationRequest,
     PromptInput,
     Text,
@@ -150,7 +150,7 @@ class _Reply:
         async for event in generation.events:
             if isinstance(event, Done):
                 yield Piece(), await self._ending(event, generation)
-            else:
+            elif not isinstance(event, CallPart):
                 yield _piece(event), Ending()
 
     async def _ending(self, done: Done, generation: Generation) -> Ending:
@@ -168,7 +168,7 @@ class _Reply:
         return Ending(done.finish_reason.value, metrics, context, generation.is_truncated)
 
 
-def _piece(event: Event) -> Piece:
+def _piece(event: Text | Thinking | ToolCalls) -> Piece:
     match event:
         case Text(text, logprobs):
             return Piece(text=text, logprobs=logprobs)
@@ -176,8 +176,6 @@ def _piece(event: Event) -> Piece:
             return Piece(thinking=text, logprobs=logprobs)
         case ToolCalls(calls):
             return Piece(calls=calls)
-        case Done():
-            raise AssertionError("an ending is no piece")
 
 
 def _headers(generation: Generation) -> dict[str, str]:
