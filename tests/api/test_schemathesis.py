@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from random import Random
 
 import jsonschema_rs
@@ -19,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from a3s_power.api.ollama.replies import NDJSON
 from a3s_power.api.openapi import document
 from a3s_power.api.operations import OPERATIONS
+from a3s_power.api.sse import EVENT_STREAM
 from tests.conftest import ServerMaker
 from tests.support.api import CHAT_TEMPLATE, tiny_gguf, until
 
@@ -80,15 +82,19 @@ def aimed(case, api):
     """Name what is there in place of what was generated; which of it, the rest of the case decides."""
     if case.method == "DELETE":
         api.sdk.copy(MODEL, MINE)
-    if case.path_parameters:
-        generated = case.path_parameters["digest"]
-        case.path_parameters["digest"] = Random(repr(generated)).choice((generated, api.digest))
+    for parameter, generated in case.path_parameters.items():
+        case.path_parameters[parameter] = Random(repr(generated)).choice((generated, *placed(api)[parameter]))
     if isinstance(case.body, dict):
         dice, names = Random(repr(case.body)), DELETED if case.method == "DELETE" else NAMES
         fields = ("source", "destination") if case.path == "/api/copy" else ("model",)
         given = {field: dice.choice(names[field]) for field in fields if isinstance(case.body.get(field, ""), str)}
         case.body = case.body | given  # not in place: it may be the document's example
     return case
+
+
+def placed(api):
+    """Name in a path → what may stand there."""
+    return {"digest": [api.digest], "model": NAMES["model"]}
 
 
 def spare_blob(api):
@@ -102,16 +108,32 @@ def spare_blob(api):
 # ---- checks ----
 
 
+def validator_of(schema):
+    return jsonschema_rs.validator_for(schema | {"components": document()["components"]})
+
+
 def lines_conform(_context, response, case):
     """Each line of a stream is as the document says, and the last says that it is."""
     if response.headers.get("content-type") != [NDJSON]:
         return
     schema = case.operation.definition.raw["responses"]["200"]["content"][NDJSON]["schema"]
-    validator = jsonschema_rs.validator_for(schema | {"components": document()["components"]})
     lines = [json.loads(line) for line in response.text.splitlines()]
     for line in lines:
-        validator.validate(line)
+        validator_of(schema).validate(line)
     assert lines[-1].get("done") or lines[-1].get("status") == "success", lines[-1]
+
+
+def events_conform(_context, response, case):
+    """What each event of a stream holds is as the document says, and the last says that it is."""
+    if response.headers.get("content-type") != [EVENT_STREAM]:
+        return
+    schema = case.operation.definition.raw["responses"]["200"]["content"][EVENT_STREAM]["schema"]
+    validator = validator_of(schema["properties"]["data"]["anyOf"][0]["contentSchema"])
+    told = re.findall("^data: (.*)$", response.text, re.MULTILINE)
+    for data in told:
+        if data != "[DONE]":
+            validator.validate(json.loads(data))
+    assert told[-1] == "[DONE]" or json.loads(told[-1])["type"] == "message_stop", told[-1]
 
 
 CHECKS = [
@@ -120,6 +142,7 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
     lines_conform,
+    events_conform,
 ]
 
 
@@ -135,7 +158,7 @@ def test_the_examples_of_the_document_work(row, api, session):
     api.sdk.copy(MODEL, MINE)
     body = {"body": row.example, "media_type": "application/json"} if row.example else {}
     digest = spare_blob(api) if row.method == "DELETE" else api.digest
-    parameters = {"path_parameters": {"digest": digest}} if "{" in row.path else {}
+    parameters = {"path_parameters": {"digest": digest, "model": MODEL}} if "{" in row.path else {}
     case = SCHEMA[row.path][row.method].Case(**body, **parameters)
     response = case.call_and_validate(base_url=api.server.url, session=session, checks=CHECKS)
     assert response.status_code == 200

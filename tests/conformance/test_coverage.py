@@ -13,11 +13,14 @@ LISTED = {
     "C": (1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26, 28, 29, 30, 32, 33, 34),
     "E": (2, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16, 18, 19, 20, 22),
     "M": (1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26, 28, 29, 30, 32, 33, 34),
+    "O": (1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26, 27, 29, 30, 31, 33, 34, 35, 37,
+          38, 39, 41, 42, 43, 45, 46, 47, 49, 50, 51, 53, 54, 55, 57),
+    "A": (1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 20, 21, 22),
     "S": (1, 2, 3, 5, 6, 7),
 }  # fmt: skip
-"""All ids of the groups on Ollama's own API. Not a gap: the numbers that the table itself skips."""
+"""All ids of the groups on the APIs that are served. Not a gap: the numbers that the table itself skips."""
 
-OPENAI = "OpenAI's dialect has a table of its own"
+RESPONSES = "/v1/responses is not served yet"
 PICTURES = "needs a model that sees"
 SOUNDS = "needs a model that hears"
 
@@ -25,10 +28,15 @@ EXCLUDED = {
     "G49": PICTURES,
     "C28": PICTURES,
     "C30": SOUNDS,
-    "E16": OPENAI,
-    "E18": OPENAI,
-    "E19": OPENAI,
-    "E20": OPENAI,
+    "O15": PICTURES,
+    "O43": RESPONSES,
+    "O45": RESPONSES,
+    "O46": RESPONSES,
+    "O47": RESPONSES,
+    "O49": RESPONSES,
+    "O50": RESPONSES,
+    "O51": RESPONSES,
+    "A18": PICTURES,
     "M30": "create does not quantise yet",
     "M32": "the same without a stream, as M30 is already",
 }

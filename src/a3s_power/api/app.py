@@ -15,6 +15,8 @@ from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from a3s_power.api.access import Access
+from a3s_power.api.anthropic.errors import anthropic
+from a3s_power.api.anthropic.messages import MessagesAPI
 from a3s_power.api.errors import Dialect, as_app_error, native
 from a3s_power.api.ollama import cloud
 from a3s_power.api.ollama.embedding import EmbeddingAPI
@@ -22,6 +24,12 @@ from a3s_power.api.ollama.generation import GenerationAPI
 from a3s_power.api.ollama.models import ModelsAPI
 from a3s_power.api.ollama.space import SpaceAPI
 from a3s_power.api.ollama.transfer import TransferAPI
+from a3s_power.api.openai.audio import TranscriptionsAPI
+from a3s_power.api.openai.chat import ChatAPI
+from a3s_power.api.openai.completions import CompletionsAPI
+from a3s_power.api.openai.embeddings import EmbeddingsAPI
+from a3s_power.api.openai.errors import openai
+from a3s_power.api.openai.models import OpenAIModelsAPI
 from a3s_power.api.openapi import openapi
 from a3s_power.api.ops import OpsAPI
 from a3s_power.api.reference import docs
@@ -134,12 +142,16 @@ class Resource:
 class Router:
     """Paths → resources, as gin has it: a path is decoded, then matched whole and in its case.
 
-    A slash too many at the end redirects, but only where the method is at home: it leads to no 405. Where it leads
-    is always a path of ours, so that a redirect cannot send anyone to another host.
+    `{model}` is a name, which may hold slashes; what else is in braces is one segment. A slash too many at the end
+    redirects, but only where the method is at home: it leads to no 405. Where it leads is always a path of ours:
+    no redirect sends anyone to another host.
     """
 
     def __init__(self, resources: Mapping[str, Resource]) -> None:
-        self._resources = [(compile_path(path)[0], resource) for path, resource in resources.items()]
+        self._resources = [
+            (compile_path(path.replace("{model}", "{model:path}"))[0], resource)
+            for path, resource in resources.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -153,6 +165,8 @@ class Router:
             await _plain(404, "404 page not found")(scope, receive, send)
 
     def _find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
+        if path.endswith("/") and path != "/":
+            return None
         for pattern, resource in self._resources:
             if match := pattern.fullmatch(path):  # not `match`: it would take `/api/tags%0A` too
                 return resource, match.groupdict()
@@ -164,6 +178,7 @@ def _resources(services: Services) -> Mapping[str, Resource]:
     generation, embedding = GenerationAPI(services.chat), EmbeddingAPI(services.embed)
     models, ops = ModelsAPI(services.library), OpsAPI(services.library)
     transfer, space = TransferAPI(services.pulls, services.pushes), SpaceAPI(services.space)
+    openai_models = OpenAIModelsAPI(services.library)
     in_native_words: Mapping[str, Mapping[str, Handler]] = {
         "/": {"GET": ops.root, "HEAD": ops.root},
         "/health": {"GET": ops.health},
@@ -198,7 +213,23 @@ def _resources(services: Services) -> Mapping[str, Resource]:
         "/api/experimental/web_fetch": {"POST": cloud.web_fetch},
         "/api/experimental/model-recommendations": {"GET": cloud.recommendations},
     }
-    return {path: Resource(native, handlers) for path, handlers in in_native_words.items()}
+    in_openai_words: Mapping[str, Mapping[str, Handler]] = {
+        "/v1/chat/completions": {"POST": ChatAPI(services.chat).create},
+        "/v1/completions": {"POST": CompletionsAPI(services.chat).create},
+        "/v1/embeddings": {"POST": EmbeddingsAPI(services.embed).create},
+        "/v1/models": {"GET": openai_models.list_all},
+        "/v1/models/{model}": {"GET": openai_models.retrieve},
+        "/v1/audio/transcriptions": {"POST": TranscriptionsAPI(services.library).create},
+    }
+    messages = MessagesAPI(services.chat)
+    in_anthropic_words: Mapping[str, Mapping[str, Handler]] = {
+        "/v1/messages": {"POST": messages.create},
+        "/v1/messages/count_tokens": {"POST": messages.count_tokens},
+    }
+    words = ((native, in_native_words), (openai, in_openai_words), (anthropic, in_anthropic_words))
+    return {
+        path: Resource(dialect, handlers) for dialect, resources in words for path, handlers in resources.items()
+    }
 
 
 def _moved(path: str, scope: Scope) -> Response:

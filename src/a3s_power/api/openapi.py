@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
-from types import ModuleType
-from typing import Any
+from types import ModuleType, UnionType
+from typing import Any, get_args
 
 import anyio.to_thread
 import msgspec
@@ -18,7 +18,8 @@ from starlette.responses import Response
 from a3s_power import __version__, options
 from a3s_power.api.ollama.replies import NDJSON
 from a3s_power.api.operations import JSON, OPERATIONS, Operation
-from a3s_power.wire import ollama as wire
+from a3s_power.api.sse import EVENT_STREAM
+from a3s_power.wire import anthropic, ollama, openai
 
 Schema = dict[str, Any]
 
@@ -27,7 +28,8 @@ REF = "#/components/schemas/{name}"
 ABOUT = """\
 Ollama's API. In a request, unknown fields are ignored and null is the same as absent. Durations in replies are
 nanoseconds. A stream (`application/x-ndjson`) is one JSON value on each line; when something fails after the first
-line, the last one is an error."""
+line, the last one is an error. One of OpenAI's (`text/event-stream`) is one JSON value in each event, and the last
+is `[DONE]`; one of Anthropic's names them, and the last is `message_stop`, or `error`."""
 
 STATUSES: Mapping[str, str] = {
     "200": "Done.",
@@ -46,6 +48,7 @@ STATUSES: Mapping[str, str] = {
 
 PARAMETERS: Mapping[str, Schema] = {
     "digest": {"type": "string", "pattern": "^sha256[:-][0-9a-fA-F]{64}$"},
+    "model": {"type": "string", "description": "Its name, slashes and all: `hf.co/user/repo:tag`."},
 }
 """What may stand in the place of a name in a path."""
 
@@ -110,17 +113,31 @@ def _response(row: Operation, status: str) -> Schema:
     if row.method == "HEAD" or status == "416":  # they have no body
         return told
     if not status.startswith("2"):
-        told["content"] = {JSON: {"schema": _ref(wire.ErrorReply)}}
+        told["content"] = {JSON: {"schema": _ref(row.error)}}
     elif row.reply:
-        told["content"] = {media: _reply(row.reply, media) for media in row.media}
+        told["content"] = {media: _reply(row, row.reply, media) for media in row.media}
     return told
 
 
-def _reply(shape: type, media: str) -> Schema:
-    """OpenAPI 3.1 has no word for lines: the schema is that of one. Bytes have none."""
+def _reply(row: Operation, shape: type, media: str) -> Schema:
+    """OpenAPI 3.1 has no word for lines and events: the schema is that of one. Bytes have none."""
     if shape is bytes:
         return {}
-    return {"schema": {"anyOf": [_ref(shape), _ref(wire.ErrorReply)]} if media == NDJSON else _ref(shape)}
+    if media not in (NDJSON, EVENT_STREAM):
+        return {"schema": _ref(shape)}
+    said = {"anyOf": [_ref(each) for each in (*_each_of(row.event or shape), row.error)]}
+    return {"schema": said if media == NDJSON else _event(said)}
+
+
+def _event(said: Schema) -> Schema:
+    """What comes in a frame: JSON, or OpenAI's last word."""
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": said}
+    told = {"event": {"type": "string"}, "data": {"anyOf": [data, {"const": "[DONE]"}]}}
+    return {"type": "object", "properties": told, "required": ["data"]}
+
+
+def _each_of(shape: type | UnionType | None) -> tuple[type, ...]:
+    return (shape,) if isinstance(shape, type) else get_args(shape)
 
 
 def _ref(shape: type) -> Schema:
@@ -132,13 +149,14 @@ def _ref(shape: type) -> Schema:
 
 def _components() -> dict[str, Schema]:
     """Every shape by name, its fields described by their docstrings."""
-    shapes = {shape for row in OPERATIONS for shape in (row.request, row.reply)} - {None, str, bytes}
-    shapes |= {wire.ErrorReply, options.LoadOptions, options.SamplingOptions}
+    named = {shape for row in OPERATIONS for shape in (row.request, row.reply, row.error, row.event)}
+    shapes = {each for shape in named for each in _each_of(shape)} - {str, bytes}
+    shapes |= {options.LoadOptions, options.SamplingOptions}
     _, schemas = msgspec.json.schema_components(shapes, ref_template=REF)
     for schema in schemas.values():
         schema.pop("additionalProperties", None)  # they are forbidden on the fast path of the decoder alone
         schema["properties"] = {name: _given(field) for name, field in schema["properties"].items()}
-    for module in (wire, options):
+    for module in (ollama, openai, anthropic, options):
         for name, field, text in _field_docs(module):
             if name in schemas:
                 schemas[name]["properties"][field]["description"] = text

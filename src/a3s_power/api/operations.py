@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 from a3s_power.api.ollama.replies import NDJSON
+from a3s_power.api.sse import EVENT_STREAM
+from a3s_power.wire import anthropic, openai
 from a3s_power.wire import ollama as wire
 
 JSON = "application/json"
@@ -31,12 +34,18 @@ class Operation:
     """Shape of the reply, and of a line of a stream; None has no body, bytes are a file as it is."""
     media: tuple[str, ...] = (JSON,)
     """In which forms the reply comes; the first is what a client gets that does not ask."""
+    error: type = wire.ErrorReply
+    """Shape of what is said when it fails."""
+    event: type | UnionType | None = None
+    """Shape of an event of a stream, or shapes, where that is not the reply's."""
 
 
 INFERENCE, MODELS, SERVER = "Inference", "Models", "Server"
+OPENAI, ANTHROPIC = "OpenAI's API", "Anthropic's API"
 
 _INFERS = ("200", "400", "403", "404", "500", "503", "4XX", "5XX")
 _STREAMS = (NDJSON, JSON)
+_EVENTS = (JSON, EVENT_STREAM)
 _BLOB = "/api/blobs/{digest}"
 _MODEL = "llama3.2"
 _HELLO = {"role": "user", "content": "Why is the sky blue?"}
@@ -101,6 +110,39 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/api/prune", MODELS, "Remove files that nothing has needed for a while.", ("200", "400", "500"),
         wire.PruneRequest, {"dry_run": True}, wire.PruneReply,
     ),
+    Operation(
+        "POST", "/v1/chat/completions", OPENAI, "Go on with a conversation.", _INFERS,
+        openai.ChatCompletionRequest, {"model": _MODEL, "messages": [_HELLO]}, openai.ChatCompletionReply,
+        _EVENTS, openai.OpenAIError, openai.ChatCompletionChunk,
+    ),
+    Operation(
+        "POST", "/v1/completions", OPENAI, "Go on with a text.", _INFERS,
+        openai.CompletionRequest, {"model": _MODEL, "prompt": "Why is the sky blue?"}, openai.CompletionReply,
+        _EVENTS, openai.OpenAIError,
+    ),
+    Operation(
+        "POST", "/v1/embeddings", OPENAI, "Turn texts into vectors of length 1.", _INFERS,
+        openai.EmbeddingsRequest, {"model": _MODEL, "input": ["a llama", "an alpaca"]}, openai.EmbeddingsReply,
+        error=openai.OpenAIError,
+    ),
+    Operation(
+        "GET", "/v1/models", OPENAI, "List the models that are here.", ("200", "500"), reply=openai.ModelList,
+        error=openai.OpenAIError,
+    ),
+    Operation(
+        "GET", "/v1/models/{model}", OPENAI, "Tell of one model that it is here.",
+        ("200", "400", "403", "404", "500"), reply=openai.ModelEntry, error=openai.OpenAIError,
+    ),
+    Operation(
+        "POST", "/v1/messages", ANTHROPIC, "Go on with a conversation.", _INFERS,
+        anthropic.MessagesRequest, {"model": _MODEL, "max_tokens": 100, "messages": [_HELLO]},
+        anthropic.MessagesReply, _EVENTS, anthropic.AnthropicError, anthropic.AnyEvent,
+    ),
+    Operation(
+        "POST", "/v1/messages/count_tokens", ANTHROPIC, "Count the tokens of a conversation.", _INFERS,
+        anthropic.CountTokensRequest, {"model": _MODEL, "messages": [_HELLO]}, anthropic.CountTokensReply,
+        error=anthropic.AnthropicError,
+    ),
     Operation("GET", "/", SERVER, "Say that a server is here.", reply=str, media=(TEXT,)),
     Operation("HEAD", "/", SERVER, "Say so without words."),
     Operation("GET", "/health", SERVER, "Say how it is.", reply=wire.HealthReply),
@@ -118,6 +160,7 @@ OPERATIONS: tuple[Operation, ...] = (
 )  # fmt: skip
 
 _REFUSES = "Ollama's cloud, which is off: it does nothing but refuse"
+_HEARS_NOTHING = "takes a form, and does nothing but refuse: no model here is given audio"
 _DESCRIBES = "describes the others"
 
 UNLISTED: Mapping[str, str] = {
@@ -126,6 +169,7 @@ UNLISTED: Mapping[str, str] = {
     "/api/user/keys/{encoded_key}": _REFUSES,
     "/api/experimental/web_search": _REFUSES,
     "/api/experimental/web_fetch": _REFUSES,
+    "/v1/audio/transcriptions": _HEARS_NOTHING,
     "/openapi.json": _DESCRIBES,
     "/docs": _DESCRIBES,
 }

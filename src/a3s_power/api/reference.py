@@ -121,6 +121,10 @@ def _type(schema: Schema) -> str:
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
+    if "contentSchema" in schema:
+        return _type(schema["contentSchema"])
+    if "data" in schema.get("properties", {}):  # an event
+        return _type(schema["properties"]["data"])
     if literals := schema.get("enum", [schema["const"]] if "const" in schema else None):
         return _either(f"<code>{escape(json.dumps(literal))}</code>" for literal in literals)
     if "anyOf" in schema:

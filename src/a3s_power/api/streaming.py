@@ -80,7 +80,8 @@ class EventStream(Response):
     def __init__(
         self, open_stream: Callable[[], AbstractAsyncContextManager[Opened]], dialect: Dialect, media_type: str
     ) -> None:
-        super().__init__(media_type=media_type)
+        super().__init__()
+        self.headers["content-type"] = media_type  # as it is: `text/…` would get a charset, which SSE has not
         del self.headers["content-length"]  # of the empty body; the length is unknown
         self._open_stream = open_stream
         self._dialect = dialect

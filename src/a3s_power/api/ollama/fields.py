@@ -6,18 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-import anyio.to_thread
 from starlette.requests import Request
 
+from a3s_power.api.bodies import InvalidJSON, read_json
 from a3s_power.errors import InvalidRequest
 from a3s_power.messages import Message, ToolCall
 from a3s_power.units import FOREVER, parse_duration
 from a3s_power.wire import ollama as wire
-from a3s_power.wire.gojson import GoJSONError, GoStruct, decode
+from a3s_power.wire.gojson import GoStruct
 
 T = TypeVar("T", bound=GoStruct)
 
-BIG_BODY_BYTES = 1 << 16
 THINK_LEVELS = ("high", "medium", "low", "max")
 MAX_TOP_LOGPROBS = 20
 _CENTURY_S = 100 * 365 * 24 * 3600
@@ -27,14 +26,13 @@ _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 
 
 async def read(request: Request, shape: type[T]) -> T:
-    """The request's body, whatever its Content-Type says. Raises InvalidRequest in Go's words."""
-    body = await request.body()
+    """The request's body. Raises InvalidRequest in Go's words."""
     try:
-        if len(body) > BIG_BODY_BYTES:
-            return await anyio.to_thread.run_sync(decode, body, shape)
-        return decode(body, shape)
-    except GoJSONError as exc:
-        raise InvalidRequest("missing request body" if str(exc) == "EOF" else str(exc)) from None
+        return await read_json(request, shape)
+    except InvalidJSON as exc:
+        if str(exc) == "EOF":
+            raise InvalidRequest("missing request body") from None
+        raise
 
 
 def keep_alive(value: object) -> float | None:

@@ -1,0 +1,1 @@
+"""OpenAI's API, as far as a local model can answer it."""

@@ -1,0 +1,78 @@
+"""POST /v1/chat/completions."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from a3s_power.api.bodies import read_compressed
+from a3s_power.api.openai.chatreplies import ChunkWriter, Head, preview, whole
+from a3s_power.api.openai.chatrequest import generation_request
+from a3s_power.api.openai.errors import openai_work
+from a3s_power.api.openai.parameters import choice_count
+from a3s_power.api.openai.writing import json_reply
+from a3s_power.api.sse import EVENT_STREAM, data_frame
+from a3s_power.api.streaming import EventStream, Opened, WholeReply
+from a3s_power.generation import Event
+from a3s_power.service.chat import ChatService
+from a3s_power.service.choices import Told, choices, variants
+from a3s_power.wire import openai as wire
+from a3s_power.wire.gojson import encode
+from a3s_power.wire.ollama import DebugInfo
+
+
+class ChatAPI:
+    """The handler; `service` does the work."""
+
+    def __init__(self, service: ChatService) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return _Reply(self._service, await read_compressed(request, wire.ChatCompletionRequest)).response()
+
+
+class _Reply:
+    """The reply to one request, in one of its forms."""
+
+    def __init__(self, service: ChatService, body: wire.ChatCompletionRequest) -> None:
+        self._service = service
+        self._body = body
+        self._count = choice_count(body.n)
+        self._wanted = generation_request(body)
+        self._head = Head(self._wanted.model)
+
+    def response(self) -> Response:
+        """The answer: streamed or whole, or what would be asked."""
+        if self._body.debug_render_only:
+            return WholeReply(self._preview, openai_work)
+        if self._body.stream:
+            return EventStream(self._stream, openai_work, EVENT_STREAM)
+        return WholeReply(self._whole, openai_work)
+
+    async def _preview(self) -> Response:
+        seen = await self._service.preview(self._wanted)
+        return json_reply(preview(self._head, DebugInfo(seen.prompt, seen.image_count)))
+
+    async def _whole(self) -> Response:
+        events: list[list[Event]] = [[] for _ in range(self._count)]
+        async with choices(self._service, variants(self._wanted, self._count)) as told:
+            async for index, event in told:
+                events[index].append(event)
+        return json_reply(whole(self._head, events))
+
+    @asynccontextmanager
+    async def _stream(self) -> AsyncIterator[Opened]:
+        async with choices(self._service, variants(self._wanted, self._count)) as told:
+            yield Opened(self._frames(told))
+
+    async def _frames(self, told: AsyncIterator[Told]) -> AsyncIterator[bytes]:
+        writer = ChunkWriter(self._head, self._count)
+        yield b"".join(data_frame(encode(chunk)) for chunk in writer.opening())
+        async for index, event in told:
+            if chunk := writer.of(index, event):
+                yield data_frame(encode(chunk))
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            yield data_frame(encode(writer.used()))
+        yield data_frame(b"[DONE]")

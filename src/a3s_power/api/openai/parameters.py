@@ -1,0 +1,44 @@
+"""Fields that chats and texts are asked for with alike."""
+
+import re
+from collections.abc import Mapping
+
+from a3s_power.api.openai.errors import InvalidParameter
+
+MAX_CHOICES = 16
+MAX_BIAS = 100.0
+
+_TOKEN = re.compile(r"[0-9]{1,9}")
+
+_GO_TYPES: Mapping[type, str] = {
+    type(None): "<nil>",
+    bool: "bool",
+    int: "float64",
+    float: "float64",
+    str: "string",
+    list: "[]interface {}",
+    dict: "map[string]interface {}",
+}
+
+
+def go_type(value: object) -> str:
+    """What Go calls the type of a JSON value that it read into an `any`: a number is a `float64`."""
+    return _GO_TYPES[type(value)]
+
+
+def choice_count(wanted: int | None) -> int:
+    """How many choices; one unless asked. Raises InvalidParameter."""
+    count = 1 if wanted is None else wanted
+    if not 1 <= count <= MAX_CHOICES:
+        raise InvalidParameter(f"n must be between 1 and {MAX_CHOICES}", "n")
+    return count
+
+
+def logit_bias(wanted: Mapping[str, float] | None) -> dict[int, float]:
+    """Token of the model's own (not OpenAI's) → what is added to its logit. Raises InvalidParameter."""
+    for token, bias in (wanted or {}).items():
+        if not _TOKEN.fullmatch(token):
+            raise InvalidParameter(f"logit_bias: {token!r} is not the number of a token", "logit_bias")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise InvalidParameter(f"logit_bias: {bias:g} is not between -100 and 100", "logit_bias")
+    return {int(token): bias for token, bias in (wanted or {}).items()}

@@ -1,0 +1,54 @@
+"""Which tools the model may call, and whether it must."""
+
+from collections.abc import Sequence
+
+from a3s_power.api.openai.errors import InvalidParameter
+from a3s_power.generation import JSON, ToolChoice
+
+PARAM = "tool_choice"
+
+
+def chosen(value: object, tools: Sequence[JSON], *, is_parallel: bool) -> tuple[ToolChoice, Sequence[JSON]]:
+    """The choice, and the tools that it leaves. Raises InvalidParameter."""
+    match value:
+        case None | "auto":
+            return ToolChoice(is_parallel=is_parallel), tools
+        case "none":
+            return ToolChoice(is_allowed=False), tools
+        case "required":
+            return _required(tools, is_parallel=is_parallel), tools
+        case {"type": "function", "function": {"name": str(name)}}:
+            _named([name], tools)
+            return ToolChoice(is_required=True, name=name, is_parallel=is_parallel), tools
+        case {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list(allowed)},
+        }:
+            return chosen(mode, _named([_name(tool) for tool in allowed], tools), is_parallel=is_parallel)
+    raise InvalidParameter(
+        'invalid tool_choice (must be "none", "auto", "required", '
+        '{"type": "function", "function": {"name": …}}, or {"type": "allowed_tools", …})',
+        PARAM,
+    )
+
+
+def _required(tools: Sequence[JSON], *, is_parallel: bool) -> ToolChoice:
+    if not tools:
+        raise InvalidParameter("tool_choice: there are no tools to choose from", PARAM)
+    return ToolChoice(is_required=True, is_parallel=is_parallel)
+
+
+def _named(names: Sequence[str], tools: Sequence[JSON]) -> Sequence[JSON]:
+    """Those of the tools that are named."""
+    for name in names:
+        if all(_name(tool) != name for tool in tools):
+            raise InvalidParameter(f'tool_choice: there is no tool "{name}"', PARAM)
+    return [tool for tool in tools if _name(tool) in names]
+
+
+def _name(tool: object) -> str:
+    """Empty for what is no function at all: others look at that."""
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    return ""
