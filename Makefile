@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test clients lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -18,8 +18,11 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## fetch the small model, start the server, answer a prompt
 	@$(BIN)/python -u -m demo
 
-test: setup ## every test, on real models
+test: setup ## every test but those of `clients`, on real models
 	$(BIN)/python -m pytest
+
+clients: setup ## the libraries that people come with, from PyPI and npm, against our servers
+	$(BIN)/python -m pytest -m clients tests/clients
 
 lint: setup
 	$(BIN)/ruff format --check .
