@@ -52,8 +52,16 @@ class InvalidGGUF(InvalidRequest):
     """A file that is not a well-formed GGUF."""
 
 
+class InvalidImage(InvalidRequest):
+    """A picture that cannot be read, of a format that is not supported, or too large."""
+
+
 class InvalidTemplate(InvalidRequest):
     """A Go template that does not parse, or that fails on the values of one request."""
+
+
+class NestsTooDeeply(InvalidTemplate):
+    """A template meets a value with too much inside of each other, such as a tool call's arguments."""
 
 
 class UnsupportedCapability(InvalidRequest):

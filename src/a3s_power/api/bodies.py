@@ -46,7 +46,8 @@ async def _decoded(body: bytes, shape: type[T]) -> T:
 
 def _unpacked(body: bytes) -> bytes:
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).stream_reader(body)
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+        reader = unpacker.stream_reader(body, read_across_frames=True)
         unpacked: bytes = reader.read(MAX_ZSTD_BODY + 1)
     except zstandard.ZstdError as exc:
         raise InvalidRequest(f"invalid zstd body: {exc}") from exc

@@ -30,14 +30,18 @@ def call_grammar(tools: Sequence[JSON]) -> AnswerGrammar:
     says why.
     """
     grammar = _Grammar()
-    functions: list[Any] = [tool["function"] for tool in tools]
-    rules = {function["name"]: grammar.reserve("arguments") for function in functions}
+    given: list[Any] = [tool["function"] for tool in tools]
+    functions = {function["name"]: function for function in given}
+    rules = {name: grammar.reserve("arguments") for name in functions}
     for rule in rules.values():
         grammar.fill(rule, "object")
     ways = {f"{json.dumps(name, ensure_ascii=False)}, {_ARGUMENTS}": rule for name, rule in rules.items()}
     call = grammar.define(f'{literal(_NAME)} {_one_of(grammar, ways)} "}}"', "call")
-    for function in functions:  # last of all, so that what they need is there whatever room is left for schemas
-        _bind(grammar, rules[function["name"]], function)
+    for (
+        name,
+        function,
+    ) in functions.items():  # last of all, so that what they need is there whatever room is left for schemas
+        _bind(grammar, rules[name], function)
     return AnswerGrammar(grammar, call)
 
 

@@ -39,7 +39,7 @@ from gotpl.parse.nodes import (
 )
 from gotpl.runtime.values import number_value
 
-from a3s_power.errors import InvalidTemplate
+from a3s_power.errors import InvalidTemplate, NestsTooDeeply
 from a3s_power.prompt.gofuncs import Function
 from a3s_power.prompt.goprintf import CallFailed, go_type
 from a3s_power.prompt.govalues import NO_VALUE, Struct, is_true, show
@@ -77,7 +77,7 @@ def execute(
         for tree, data in runs:
             execution.run(tree, data)
     except RecursionError:
-        raise InvalidTemplate("the template, or a value that it prints, nests too deeply") from None
+        raise NestsTooDeeply("the template, or a value that it prints, nests too deeply") from None
     return "".join(execution.output)
 
 

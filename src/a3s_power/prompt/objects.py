@@ -40,6 +40,8 @@ class _Inner(Enum):
 
 _IN_OBJECT = re.compile(r'(?P<word>[-+.\w]+)|(?P<mark>[][{}:,"])|(?P<alien>\S)', re.ASCII)
 _IN_STRING = re.compile(r'["\x00-\x1f]|\\.?', re.DOTALL)
+_WORD = re.compile(r"t(?:r(?:ue?)?)?|f(?:a(?:l(?:se?)?)?)?|n(?:u(?:ll?)?)?|-|-?\d[-+.\deE]*", re.ASCII)
+"""How words begin that are JSON: arguments are told before it is known how they end."""
 _OPENING = {"}": "{", "]": "["}
 _MAY_STAND_BEHIND = {  # w is a word, ; the comma of a list
     "{": ":;[",
@@ -67,6 +69,7 @@ class Objects:
         self._pieces: list[str] = []  # of the object that is open
         self._brackets: list[str] = []  # that are open in it
         self._last = ""  # mark in it, as in the table
+        self._word = ""  # if that is one
         self._is_string = False
         self._is_escape = False  # a piece ended behind a backslash
         self._inner = _Inner.BEFORE
@@ -149,6 +152,10 @@ class Objects:
         kind = "word" if found["word"] else found[0]
         if self._last not in _MAY_STAND_BEHIND.get(kind, ()):
             return found.start(), Kind.BROKEN
+        if kind == "word":
+            self._word = (self._word if self._last == "w" else "") + found[0]
+            if not _WORD.fullmatch(self._word):
+                return found.start(), Kind.BROKEN
         if kind in "{[":
             self._brackets.append(kind)
         elif kind in _OPENING and self._brackets.pop() != _OPENING[kind]:

@@ -13,6 +13,9 @@ from a3s_power.service.chat import ChatService
 Told = tuple[int, Event]
 """Which choice, from 0, and what came of it."""
 
+MAX_AT_ONCE = 4
+"""Generations of one reply, as many as a model usually has slots: more would only fill the queue for others."""
+
 
 def variants(request: GenerationRequest, count: int) -> list[GenerationRequest]:
     """The request so many times. A seed would give the same each time: it goes up by one from each to the next."""
@@ -58,18 +61,21 @@ async def _tell_all(
     others: Sequence[GenerationRequest],
     sender: MemoryObjectSendStream[Told],
 ) -> None:
+    places = anyio.CapacityLimiter(MAX_AT_ONCE)
+
+    async def tell_first() -> None:
+        async with places:
+            await _tell(0, first, sender)
+
+    async def open_and_tell(index: int, request: GenerationRequest) -> None:
+        async with places, service.open(request) as generation:
+            await _tell(index, generation.events, sender)
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_tell, 0, first, sender)
+        tasks.start_soon(tell_first)
         for index, request in enumerate(others, start=1):
-            tasks.start_soon(_open_and_tell, service, index, request, sender)
+            tasks.start_soon(open_and_tell, index, request)
     sender.close()  # not when one has failed: what was told until then would seem to be all
-
-
-async def _open_and_tell(
-    service: ChatService, index: int, request: GenerationRequest, sender: MemoryObjectSendStream[Told]
-) -> None:
-    async with service.open(request) as generation:
-        await _tell(index, generation.events, sender)
 
 
 async def _tell(index: int, events: AsyncIterator[Event], sender: MemoryObjectSendStream[Told]) -> None:

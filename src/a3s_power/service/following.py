@@ -55,13 +55,15 @@ class Follower:
         A model that is stuck is stopped, and so is one that goes on to a second call where it may make but one;
         then the Done is ours.
         """
+        has_called = False
         async for event in events:
             is_stuck = self._watch(event)
             for told in self._told(event):
-                if self._one_call and _is_of_second_call(told):
+                if has_called and isinstance(told, CallPart | ToolCalls):
                     yield await self._done()
                     return
                 yield told
+                has_called = has_called or (self._one_call and isinstance(told, ToolCalls))
             if is_stuck:
                 log.warning("a reply repeats itself and is stopped")
                 for told in self._told(await self._done()):
@@ -141,15 +143,6 @@ class _Calls:
             if call.index not in self._ids
         ]
         return [*told, ToolCalls(tuple(replace(call, id=self._ids[call.index]) for call in calls))]
-
-
-def _is_of_second_call(event: Event) -> bool:
-    match event:
-        case CallPart(index=index):
-            return index > 0
-        case ToolCalls(calls):
-            return any(call.index > 0 for call in calls)
-    return False
 
 
 def _with_logprobs(pieces: list[Piece], logprobs: tuple[TokenLogprob, ...]) -> list[Piece]:

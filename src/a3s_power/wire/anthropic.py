@@ -79,6 +79,8 @@ class ToolParam(_Param):
     name: str | None = None
     description: str | None = None
     input_schema: InputSchema = None
+    strict: bool | None = None
+    """Whether a call that is required is refused rather than made without being held to the schema."""
     cache_control: Ignored = None
 
 
@@ -122,6 +124,9 @@ class CountTokensRequest(_Param):
     """POST /v1/messages/count_tokens."""
 
     model: str | None = None
+    thread: Any = None
+    mcp_servers: Any = None
+    container: Any = None
     messages: list[MessageParam] | None = None
     system: Content = None
     tools: Annotated[list[ToolParam], Meta(extra={"go": "[]anthropic.Tool"})] | None = None
@@ -204,11 +209,13 @@ class CountTokensReply(msgspec.Struct):
     input_tokens: int
 
 
-class ErrorBody(msgspec.Struct):
+class ErrorBody(msgspec.Struct, omit_defaults=True):
     """What went wrong."""
 
     type: str
     message: str
+    details: dict[str, Any] | None = None
+    """For clients that know another way."""
 
 
 class AnthropicError(msgspec.Struct, tag_field="type", tag="error"):

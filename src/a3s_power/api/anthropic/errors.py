@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from a3s_power.api.errors import Dialect, Failure, status_of
 from a3s_power.api.sse import event_frame
-from a3s_power.errors import AppError, ContextExceeded, ServerBusy
+from a3s_power.errors import AppError, ContextExceeded, InvalidRequest, ServerBusy
 from a3s_power.wire.anthropic import AnthropicError, ErrorBody
 from a3s_power.wire.gojson import encode
 
@@ -23,6 +23,17 @@ TYPES: Mapping[int, str] = {
     529: "overloaded_error",
 }
 """Status → type; all others are `api_error`."""
+
+
+THREAD_DETAILS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""What Anthropic's SDK looks for before it goes on without threads."""
+
+
+class ThreadUnsupported(InvalidRequest):
+    """A turn whose conversation only Anthropic's servers have: its client can send all of it instead."""
+
+    def __init__(self) -> None:
+        super().__init__("thread: conversations are not kept here; send all messages")
 
 
 def new_request_id() -> str:
@@ -47,7 +58,8 @@ def anthropic_work(request_id: str) -> Dialect:
 
 def _failure(exc: AppError, request_id: str) -> Failure:
     status = status_of(exc)
-    body = encode(AnthropicError(ErrorBody(TYPES.get(status, "api_error"), _message(exc)), request_id))
+    details = THREAD_DETAILS if isinstance(exc, ThreadUnsupported) else None
+    body = encode(AnthropicError(ErrorBody(TYPES.get(status, "api_error"), _message(exc), details), request_id))
     headers = {REQUEST_ID: request_id}
     if isinstance(exc, ServerBusy):
         headers["Retry-After"] = str(exc.retry_after_s)

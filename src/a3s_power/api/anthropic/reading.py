@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from a3s_power.api.anthropic.content import conversation
+from a3s_power.api.anthropic.errors import ThreadUnsupported
 from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name
 from a3s_power.errors import CloudDisabled, InvalidRequest
@@ -50,6 +51,11 @@ def _require_model(body: wire.CountTokensRequest) -> None:
 def _request(body: wire.CountTokensRequest, options: JSON) -> GenerationRequest:
     if not body.messages:
         raise InvalidRequest("messages is required")
+    if body.thread is not None:
+        raise ThreadUnsupported
+    for field in ("mcp_servers", "container"):
+        if getattr(body, field):
+            raise InvalidRequest(f"{field} is not supported by this server")
     messages = tuple(conversation(body.system, body.messages))
     tools = [_tool(tool) for tool in body.tools or ()]
     thinking, config = body.thinking or wire.ThinkingParam(), body.output_config or wire.OutputConfigParam()
@@ -75,7 +81,12 @@ def _tool(given: wire.ToolParam) -> dict[str, Any]:
             raise CloudDisabled(unavailable)
     if not isinstance(given.input_schema, dict | None):
         raise InvalidRequest(f'invalid input_schema for tool "{given.name or ""}": it must be an object')
-    function = {"name": given.name, "description": given.description, "parameters": given.input_schema}
+    function = {
+        "name": given.name,
+        "description": given.description,
+        "parameters": given.input_schema,
+        "strict": given.strict,
+    }
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 

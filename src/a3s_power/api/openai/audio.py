@@ -54,8 +54,8 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=MAX_FIELDS)
         try:
             form = await parser.parse()
-        except MultiPartException as exc:
-            raise InvalidRequest(f"failed to parse multipart form: {exc.message}") from exc
+        except (MultiPartException, UnicodeError, LookupError) as exc:  # of a charset that is none
+            raise InvalidRequest(f"failed to parse multipart form: {exc}") from exc
     try:
         yield form
     finally:

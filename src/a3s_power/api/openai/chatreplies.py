@@ -107,11 +107,11 @@ class ChunkWriter:
         self._head = head
         self._count = count
         self._callers: set[int] = set()
-        """Choices with a call in them."""
+        """Choices with a whole call in them; one that was cut off is none."""
         self._endings: dict[int, Done] = {}
 
     def opening(self) -> list[wire.ChatCompletionChunk]:
-        """What can be told before the model has said a word. In order: OpenAI's own client counts choices so."""
+        """What comes before all else. In order: OpenAI's own client counts choices so."""
         delta = wire.ChatDelta(role=ASSISTANT, content="")
         return [self._chunk([wire.ChunkChoice(index, delta, None)]) for index in range(self._count)]
 
@@ -125,9 +125,10 @@ class ChunkWriter:
                 delta = wire.ChatDelta(content="", reasoning=text)
                 return self._chunk([wire.ChunkChoice(index, delta, None, _logprobs(logprobs))])
             case CallPart():
-                self._callers.add(index)
                 delta = wire.ChatDelta(content="", tool_calls=[_part(event)])
                 return self._chunk([wire.ChunkChoice(index, delta, None)])
+            case ToolCalls():
+                self._callers.add(index)
             case Done():
                 self._endings[index] = event
                 reason = finish_reason(event, has_called=index in self._callers)

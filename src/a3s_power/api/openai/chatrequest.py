@@ -83,12 +83,12 @@ def _options(body: wire.ChatCompletionRequest) -> JSON:
 def _stop(value: object) -> list[str] | None:
     """None for no texts at all: the model's own stay."""
     match value:
-        case None:
+        case None | "":
             return None
         case str():
             return [value]
         case list():
-            return [text for text in value if isinstance(text, str)] or None
+            return [text for text in value if isinstance(text, str) and text] or None
     raise InvalidParameter("stop must be a string or an array of strings", "stop")
 
 

@@ -86,7 +86,7 @@ def _options(body: wire.CompletionRequest) -> dict[str, object]:
 
 
 def _stop(value: object) -> list[str] | None:
-    """An empty one would end the reply before it begins, and counts as none."""
+    """An empty one counts as none."""
     given: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     for text in given:
         if not isinstance(text, str):

@@ -40,10 +40,11 @@ def _required(tools: Sequence[JSON], *, is_parallel: bool) -> ToolChoice:
 
 def _named(names: Sequence[str], tools: Sequence[JSON]) -> Sequence[JSON]:
     """Those of the tools that are named."""
-    for name in names:
-        if all(_name(tool) != name for tool in tools):
+    known, wanted = {_name(tool) for tool in tools}, dict.fromkeys(names)
+    for name in wanted:
+        if name not in known:
             raise InvalidParameter(f'tool_choice: there is no tool "{name}"', PARAM)
-    return [tool for tool in tools if _name(tool) in names]
+    return [tool for tool in tools if _name(tool) in wanted]
 
 
 def _name(tool: object) -> str:
