@@ -11,6 +11,7 @@ from demo.server import running_server
 from tests.support import minilm
 from tests.support.api import API, tiny_gguf
 from tests.support.engines import FAKE_BINARY
+from tests.support.pictures import seeing_model
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +46,13 @@ def real(tmp_path_factory, smollm2_gguf):
         api.create("smollm2", smollm2_gguf)
         yield api
         api.close()
+
+
+@pytest.fixture(scope="module")
+def seeing(real, smollm2_gguf):
+    """The same server, for as long as a module needs it with the model `see`, which knows colours and shapes."""
+    with seeing_model(real, "see", smollm2_gguf):
+        yield real
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from a3s_power.scheduler.slots import Limits, Machine
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
+from a3s_power.service.imageurls import ImageUrls
 from a3s_power.service.library import Library
 from a3s_power.service.loading import LoadDefaults, Loader
 from a3s_power.service.pulling import Pulls
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         pulls,
         Pushes(store, remotes),
         Space(store),
+        ImageUrls(settings.image_urls, remotes.user_agent),
     )
     app = Application(services, access)
     config = uvicorn.Config(

@@ -71,6 +71,7 @@ class Endpoint:
 
 
 _ORIGIN = re.compile(r"(https?|(chrome|safari|moz|ms-browser)-extension)://")
+_IMAGE_HOST = re.compile(r"\*|((\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d*)?", re.ASCII)
 
 
@@ -106,8 +107,12 @@ def _stall_limit(text: str) -> float:
     return _seconds(text) or math.inf
 
 
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
 def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    origins = _items(text)
     for origin in origins:
         if origin.count("*") > 1 or ("*" not in origin and not _ORIGIN.match(origin)):
             raise ValueError(f"{origin!r} is no origin: https://host[:port], with one * at most")
@@ -115,10 +120,18 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    hosts = _items(text.lower())
     for host in hosts:
         if not re.fullmatch(r"[a-z0-9_.:\[\]-]+", host):
             raise ValueError(f"{host!r} is no host: registry.example or registry.example:5000")
+    return hosts
+
+
+def _image_hosts(text: str) -> tuple[str, ...]:
+    hosts = _items(text.lower())
+    for host in hosts:
+        if not _IMAGE_HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no host: images.example, images.example:8443, *.example.com or *")
     return hosts
 
 
@@ -177,6 +190,8 @@ class Settings:
     """Who we are to registries that ask; made when one asks first. Ollama's, if it is there."""
     registries: tuple[str, ...] = _key((), _hosts)
     """Where models may come from and go to: `registry.ollama.ai,hf.co`; none named allows all."""
+    image_urls: tuple[str, ...] = _key((), _image_hosts)
+    """Where pictures may be fetched from: `images.example`, `*.example.com`, `*`; none named allows none."""
     noprune: bool = _key(False, _boolean, "OLLAMA_NOPRUNE")
     nohistory: bool = _key(False, _boolean, "OLLAMA_NOHISTORY")
     """Interactive sessions leave no lines behind."""

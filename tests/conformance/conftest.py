@@ -1,4 +1,4 @@
-"""The models of the table: M, plain completion; T, tools; K, thinking; KT, both; I, insert; E, embedding."""
+"""The models of the table: M, completion; T, tools; K, thinking; KT, both; I, insert; V, vision; E, embedding."""
 
 import pytest
 
@@ -6,6 +6,7 @@ from demo.server import running_server
 from tests.conformance.cases import PS, ask
 from tests.conftest import ServerMaker
 from tests.support.api import API, until
+from tests.support.pictures import seeing_model
 
 THOUGHTS = "{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}"
 CALLS = "{{ if .ToolCalls }}<tool_call>{{ range .ToolCalls }}{{ json .Function }}{{ end }}</tool_call>{{ end }}"
@@ -54,6 +55,13 @@ def with_e(server, minilm_gguf):
     """The same, with the model e besides."""
     server.create("e", minilm_gguf)
     return server
+
+
+@pytest.fixture(scope="module")
+def with_v(server, smollm2_gguf):
+    """The same, with the model v besides, which knows colours and shapes."""
+    with seeing_model(server, "v", smollm2_gguf):
+        yield server
 
 
 @pytest.fixture(scope="session")

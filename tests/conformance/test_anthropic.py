@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.cases import WORKER_JSON, cases, send, user
 from tests.conformance.test_chat import THOUGHT, call_of
 from tests.support.api import API, PATIENCE_S, until
+from tests.support.pictures import Drawing, base64_of
 
 MESSAGES = "POST /v1/messages"
 MESSAGE_KEYS = ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"]
@@ -185,6 +186,13 @@ def test_a14_a_call_is_streamed(puppet):
     assert ending["delta"]["stop_reason"] == "tool_use"
 
 
+def test_a18_a_picture_is_seen(with_v):
+    source = {"type": "base64", "media_type": "image/png", "data": base64_of(Drawing("red", "circle").png)}
+    asked = [{"type": "image", "source": source}, {"type": "text", "text": "What color is the shape?"}]
+    reply = ask(with_v, am(user(asked), model="v", max_tokens=8))
+    assert reply["content"] == [{"type": "text", "text": "The shape is red."}]
+
+
 def test_a20_a_block_that_nobody_knows_is_skipped(server):
     odd = {"type": "hologram", "text": "Say no more."}
     blocks = [odd, {"type": "text", "text": "Hi"}]
@@ -201,7 +209,7 @@ def test_a21_what_stopped_the_reply_is_told(server):
 
     stopped = ask(server, am(max_tokens=50, stop_sequences=["assist"]))
     assert stopped["content"] == [{"type": "text", "text": "Hello! How can I "}]
-    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("end_turn", None)
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "assist")
 
 
 def test_a22_when_too_many_wait_it_is_overloaded(scripted):

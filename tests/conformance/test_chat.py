@@ -17,6 +17,7 @@ from tests.conformance.cases import (
     user,
 )
 from tests.conformance.shapes import METRICS
+from tests.support.pictures import Drawing, base64_of
 
 UNLOADED = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "unload"}
 WEATHER = {
@@ -205,6 +206,14 @@ def test_c25_the_oldest_turns_make_room(server):
     assert "turn 0" not in prompt
     assert all(text in prompt for text in ("Be brief.", "turn 4", "answer 4", "Hi"))
     assert "truncated" not in ask(server, CHAT, ch())
+
+
+def test_c28_a_picture_is_asked_about_again(with_v):
+    asked = user("What color is the shape?", images=[base64_of(Drawing("red", "circle").png)])
+    said = ask(with_v, CHAT, ch(asked, model="v", options={**FEW, "num_predict": 8}))["message"]
+    assert said == {"role": "assistant", "content": "The shape is red."}
+    reply = ask(with_v, CHAT, ch(asked, said, user("What shape is in the picture?"), model="v", options={}))
+    assert "circle" in reply["message"]["content"]
 
 
 @pytest.mark.parametrize("wanted", [0, 3])

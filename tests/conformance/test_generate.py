@@ -7,6 +7,7 @@ import pytest
 from tests.conformance.cases import FEW, GENERATE, PS, Case, ask, cases, g, say, send, stream
 from tests.conformance.shapes import METRICS
 from tests.support.api import until
+from tests.support.pictures import Drawing, base64_of, encoded
 
 THINK_WORDS = '(must be "high", "medium", "low", "max", true, or false)'
 THINK_TYPES = 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
@@ -164,6 +165,13 @@ def test_g47_a_context_carries_the_conversation_on(server):
 
 def test_g48_an_embedding_model_does_not_write(with_e):
     Case("G48", GENERATE, g(model="e"), **wrong('"e" does not support generate')).run(with_e)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_g49_a_picture_is_seen(with_v, kind):
+    picture = base64_of(encoded(Drawing("red", "circle").image, kind))
+    reply = ask(with_v, GENERATE, g(model="v", prompt="What color is the shape?", images=[picture]))
+    assert reply["response"] == "The shape is red."
 
 
 def test_g51_a_model_that_paints_is_refused(server):

@@ -11,6 +11,7 @@ import pytest
 from tests.conformance.cases import WORKER_JSON, cases, send, user
 from tests.conformance.test_chat import THOUGHT, WEATHER, call_of
 from tests.support.api import API
+from tests.support.pictures import Drawing, base64_of
 
 COMPLETIONS = "POST /v1/chat/completions"
 EVENT_STREAM = "text/event-stream"
@@ -154,6 +155,14 @@ def test_o9_the_newer_limit_wins(server):
         reply = ask(server, oc(**{"max_tokens": None, **limits}))
         assert reply["usage"]["completion_tokens"] == 3
         assert reply["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("shape", [picture, lambda url: picture({"url": url})], ids=["string", "object"])
+def test_o15_a_picture_is_seen(with_v, shape):
+    url = f"data:image/png;base64,{base64_of(Drawing('red', 'circle').png)}"
+    asked = {"type": "text", "text": "What color is the shape?"}
+    body = oc(user([asked, shape(url)]), model="v", max_tokens=8)
+    assert choice(with_v, body)["message"]["content"] == "The shape is red."
 
 
 def test_o18_no_thoughts_are_no_wish(server):

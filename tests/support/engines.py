@@ -9,6 +9,7 @@ import psutil
 from a3s_power.runner.llamacpp import LlamaCppEngine
 
 FAKE_BINARY = str(Path(__file__).with_name("fake_engine.py"))
+BARE_ENGINE = str(Path(__file__).with_name("bare_engine.py"))
 
 
 def real_engine(runtime_dir: Path) -> LlamaCppEngine:

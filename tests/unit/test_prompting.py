@@ -18,6 +18,8 @@ ROLES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 class Runner:
     """Renders a message as its content; a token is a letter."""
 
+    media_marker = "<__media__>"
+
     renders: int = 0
 
     async def render(self, prompt):

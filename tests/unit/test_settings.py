@@ -68,7 +68,16 @@ def test_a_flag_beats_our_variable_beats_ollamas_beats_the_config_file_beats_the
     assert [getattr(settings, key) for settings, _ in cases] == [expected for _, expected in cases]
 
 
-OURS_ALONE = {"home", "port", "drain_timeout", "num_thread", "llama_server", "registries", "registry_key"}
+OURS_ALONE = {
+    "home",
+    "port",
+    "drain_timeout",
+    "num_thread",
+    "llama_server",
+    "registries",
+    "registry_key",
+    "image_urls",
+}
 
 
 def test_all_settings_of_ollama_that_we_have_answer_to_its_names():

@@ -35,6 +35,7 @@ from a3s_power.api.ops import OpsAPI
 from a3s_power.api.reference import docs
 from a3s_power.service.chat import ChatService
 from a3s_power.service.embed import EmbedService
+from a3s_power.service.imageurls import ImageUrls
 from a3s_power.service.library import Library
 from a3s_power.service.pulling import Pulls
 from a3s_power.service.pushing import Pushes
@@ -60,6 +61,7 @@ class Services:
     pulls: Pulls
     pushes: Pushes
     space: Space
+    image_urls: ImageUrls
 
 
 class Application:
@@ -214,14 +216,14 @@ def _resources(services: Services) -> Mapping[str, Resource]:
         "/api/experimental/model-recommendations": {"GET": cloud.recommendations},
     }
     in_openai_words: Mapping[str, Mapping[str, Handler]] = {
-        "/v1/chat/completions": {"POST": ChatAPI(services.chat).create},
+        "/v1/chat/completions": {"POST": ChatAPI(services.chat, services.image_urls).create},
         "/v1/completions": {"POST": CompletionsAPI(services.chat).create},
         "/v1/embeddings": {"POST": EmbeddingsAPI(services.embed).create},
         "/v1/models": {"GET": openai_models.list_all},
         "/v1/models/{model}": {"GET": openai_models.retrieve},
         "/v1/audio/transcriptions": {"POST": TranscriptionsAPI(services.library).create},
     }
-    messages = MessagesAPI(services.chat)
+    messages = MessagesAPI(services.chat, services.image_urls)
     in_anthropic_words: Mapping[str, Mapping[str, Handler]] = {
         "/v1/messages": {"POST": messages.create},
         "/v1/messages/count_tokens": {"POST": messages.count_tokens},

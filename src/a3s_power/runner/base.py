@@ -128,8 +128,15 @@ class Runner(Protocol):
     def chat(self, prompt: ChatPrompt, sampling: Sampling) -> EventStream:
         """Continue a conversation; the engine renders it and parses what comes back."""
 
-    def complete(self, prompt: str, sampling: Sampling) -> EventStream:
-        """Continue a finished prompt. Special tokens in it count as such; all that comes back is Text."""
+    @property
+    def media_marker(self) -> str:
+        """What stands in a prompt where a picture belongs; no client can guess it."""
+
+    def complete(self, prompt: str, sampling: Sampling, images: Sequence[bytes] = ()) -> EventStream:
+        """Continue a finished prompt. Special tokens in it count as such; all that comes back is Text.
+
+        There must be as many `images`, PNG or JPEG, as markers in the prompt.
+        """
 
     async def render(self, prompt: ChatPrompt) -> str:
         """The text that `chat` would put before the model."""

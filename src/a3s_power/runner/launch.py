@@ -3,6 +3,7 @@
 Parameters are named as in `xllamacpp.CommonParams` (llama.cpp's `common_params`), arguments as in `llama-server`.
 """
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 
@@ -77,6 +78,7 @@ def library_params(spec: LoadSpec) -> Params:
         "cache_ram_mib": 0,  # the prompt cache in host memory: no memory is taken that no one has counted
         "ui": False,
         "offline": True,
+        "video_ffmpeg_bin_dir": NO_FFMPEG,
     }
     for of_field in LIBRARY.values():
         params |= of_field(spec)
@@ -92,12 +94,19 @@ def binary_argv(spec: LoadSpec, socket: str) -> list[str]:
     return argv
 
 
+NO_FFMPEG = os.devnull
+"""No folder: what the engine cannot decode it would hand to an `ffprobe` that it finds in PATH."""
+MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
+"""The variable that tells the engine what stands in prompts for pictures."""
+
+
 def engine_environment() -> dict[str, str]:
     """What the engine needs in its environment."""
     return {
         "GOMP_SPINCOUNT": str(SPIN_COUNT),
         # Unguessable, so that no client's text can pass for the place of a picture.
-        "LLAMA_MEDIA_MARKER": f"<__media_{secrets.token_hex(16)}__>",
+        "LLAMA_ARG_VIDEO_FFMPEG_DIR": NO_FFMPEG,  # for a binary, which may be older than the argument
+        MEDIA_MARKER: f"<__media_{secrets.token_hex(16)}__>",
     }
 
 

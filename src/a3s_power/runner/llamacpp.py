@@ -21,7 +21,7 @@ from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed
 from a3s_power.generation import Event
 from a3s_power.runner import failures, llamajson
 from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
-from a3s_power.runner.launch import binary_argv, engine_environment, library_params
+from a3s_power.runner.launch import MEDIA_MARKER, binary_argv, engine_environment, library_params
 from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
@@ -66,9 +66,10 @@ class LlamaCppEngine:
             async def ready(process: Process) -> None:
                 await self._ready(process, socket, log, on_progress)
 
-            env = child_environment(self.environ, engine_environment())
+            ours = engine_environment()
+            env = child_environment(self.environ, ours)
             async with running(self._argv(spec, socket), log=log, env=env, ready=ready) as process:
-                yield LlamaCppRunner(process, socket, log)
+                yield LlamaCppRunner(process, socket, log, ours[MEDIA_MARKER])
 
     @contextmanager
     def _private_folder(self) -> Iterator[str]:
@@ -123,7 +124,8 @@ async def _is_healthy(socket: str) -> bool:
 class LlamaCppRunner:
     """One live engine process. Made by LlamaCppEngine only."""
 
-    def __init__(self, process: Process, socket: str, log: Path) -> None:
+    def __init__(self, process: Process, socket: str, log: Path, media_marker: str) -> None:
+        self.media_marker = media_marker
         self._process = process
         self._socket = socket
         self._log = log
@@ -145,9 +147,11 @@ class LlamaCppRunner:
             yield self._told(llamajson.chat_events(reply.chunks(), sampling.top_logprobs))
 
     @asynccontextmanager
-    async def complete(self, prompt: str, sampling: Sampling) -> AsyncIterator[AsyncIterator[Event]]:
+    async def complete(
+        self, prompt: str, sampling: Sampling, images: Sequence[bytes] = ()
+    ) -> AsyncIterator[AsyncIterator[Event]]:
         """See `runner.base`."""
-        body = llamajson.completion_body(prompt, sampling)
+        body = llamajson.completion_body(prompt, sampling, images)
         async with self._stream("/completion", body) as reply:
             yield self._told(llamajson.completion_events(reply.chunks(), sampling.top_logprobs))
 

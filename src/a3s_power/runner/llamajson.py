@@ -57,9 +57,11 @@ def _common(sampling: Sampling) -> dict[str, Any]:
     return body
 
 
-def completion_body(prompt: str, sampling: Sampling) -> bytes:
+def completion_body(prompt: str, sampling: Sampling, images: Sequence[bytes] = ()) -> bytes:
     """For POST /completion."""
     body = _common(sampling) | {"prompt": prompt, "preserved_tokens": sampling.preserved_tokens}
+    if images:
+        body["prompt"] = {"prompt_string": prompt, "multimodal_data": images}  # which msgspec writes as base64
     if sampling.top_logprobs is not None:
         body["n_probs"] = max(1, sampling.top_logprobs)
     return msgspec.json.encode(body)
@@ -115,7 +117,7 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _image_part(image: bytes) -> dict[str, Any]:
-    url = "data:image/png;base64," + base64.b64encode(image).decode()
+    url = "data:image/png;base64," + base64.b64encode(image).decode()  # or JPEG: the engine looks for itself
     return {"type": "image_url", "image_url": {"url": url}}
 
 

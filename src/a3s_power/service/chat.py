@@ -16,6 +16,7 @@ from a3s_power.runner.base import Runner
 from a3s_power.service.cards import Cards
 from a3s_power.service.checks import check
 from a3s_power.service.loading import Loader
+from a3s_power.service.pictures import with_pictures
 from a3s_power.service.turn import Begun, Turn
 
 
@@ -102,6 +103,7 @@ class ChatService:
         card = await self._cards.get(request.name, request.model)
         request = offered(request)
         check(card, request)
+        request = await with_pictures(request)
         plan, options = self._loader.plan(card, request.options)
         # Before a model is loaded for what cannot be kept.
         grammar = await _grammar(request) if generates else None

@@ -26,7 +26,7 @@ def check(card: ModelCard, request: GenerationRequest) -> None:
     if isinstance(request.input, ChatInput):
         checked_tools(request.input.tools)
         _check_choice(request)
-    _check_prompting(card, request)
+    _check_prompting(card)
 
 
 def check_place(card: ModelCard) -> None:
@@ -60,15 +60,8 @@ def _check_choice(request: GenerationRequest) -> None:
     raise InvalidRequest("tool_choice requires a call, but there are no tools")
 
 
-def _check_prompting(card: ModelCard, request: GenerationRequest) -> None:
+def _check_prompting(card: ModelCard) -> None:
     """Raise InvalidRequest for what we could not put before the model as it was meant."""
-    if _has_images(request):
-        if card.template is not None or not isinstance(request.input, ChatInput):
-            raise InvalidRequest("this version takes pictures in /api/chat only, for models with a chat template")
-        if forced_tools(request):
-            raise InvalidRequest("this version takes no pictures together with a tool_choice that requires a call")
-        if request.input.tools and request.output_format is not None:
-            raise InvalidRequest("this version takes no pictures together with both tools and a format")
     config = card.model.config
     needs = config.renderer or ("" if card.markup.is_harmony else config.parser)
     if needs and not card.has_chat_template:

@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from a3s_power.errors import ContextExceeded, InvalidRequest, InvalidTemplate, StoreFailed
+from a3s_power.errors import ContextExceeded, InvalidRequest, InvalidTemplate, NestsTooDeeply, StoreFailed
 from a3s_power.generation import JSON, ChatInput, GenerationRequest, PromptInput
 from a3s_power.messages import Message
 from a3s_power.prompt.definitions import checked_tools
@@ -22,6 +22,7 @@ ANSWER_SHARE = 8
 """A conversation that is shortened leaves this part of the context, one in so many, for the answer."""
 
 IMAGE_TOKENS = 768
+IMAGE_PLACE = "[img]"
 RENDERERS = 2
 """Threads; they compete for the interpreter anyway."""
 
@@ -43,6 +44,8 @@ class Draft:
     think: bool | str | None = None
     template: GoTemplate | None = None
     text: str | None = None
+    text_images: tuple[bytes, ...] = ()
+    """Of a draft with a `text`, which has the engine's marker where each of them belongs."""
     before: str = ""
     """Text of an earlier reply's context, which nobody renders again."""
     is_chat: bool = False
@@ -59,9 +62,9 @@ class Draft:
         return self.text is None and not self.before
 
     @property
-    def image_count(self) -> int:
-        """Pictures in all messages."""
-        return sum(len(message.images) for message in self.messages)
+    def images(self) -> tuple[bytes, ...]:
+        """All pictures, in their order."""
+        return (*self.text_images, *(image for message in self.messages for image in message.images))
 
 
 # ---- drafting ----
@@ -73,7 +76,7 @@ async def draft(runner: Runner, card: ModelCard, request: GenerationRequest) -> 
         case ChatInput() as chat:
             return _conversation(card, chat, _think(card, request))
         case PromptInput(raw=True) as given:
-            return Draft(text=given.prompt)
+            return _finished(runner, given.prompt, given.images)
         case PromptInput(suffix=suffix) as given if suffix:
             return await _insert(runner, card, given, _think(card, request))
         case PromptInput() as given:
@@ -106,7 +109,7 @@ async def _single(runner: Runner, card: ModelCard, given: PromptInput, think: bo
     """`/api/generate`: one user message, with the model's own before it unless it goes on from a context."""
     template, before = await _template(card, given), await _before(runner, card, given.context)
     if template is None and not card.has_chat_template:
-        return Draft(text=before + given.prompt)
+        return _finished(runner, before + given.prompt, given.images)
     system = card.model.system if given.system is None else given.system
     messages = card.model.messages if given.context is None else ()
     if system:
@@ -119,7 +122,12 @@ async def _insert(runner: Runner, card: ModelCard, given: PromptInput, think: bo
     """`/api/generate` with a suffix: what belongs between the two."""
     template, before = await _template(card, given), await _before(runner, card, given.context)
     assert template is not None, "a model without a Go template cannot insert"
-    return Draft(text=before + await _on_thread(template.render_insert, given.prompt, given.suffix, think))
+    text = await _on_thread(template.render_insert, given.prompt, given.suffix, think)
+    return _finished(runner, before + text, given.images)
+
+
+def _finished(runner: Runner, text: str, images: tuple[bytes, ...]) -> Draft:
+    return Draft(text=_with_markers(text, len(images), runner.media_marker), text_images=images)
 
 
 async def _template(card: ModelCard, given: PromptInput) -> GoTemplate | None:
@@ -132,7 +140,8 @@ async def _before(runner: Runner, card: ModelCard, context: Sequence[int] | None
         return ""
     if not all(0 <= token < card.footprint.vocabulary for token in context):
         raise InvalidRequest("context holds tokens that the model does not have")
-    return await runner.detokenize(context)
+    # What is left of a picture there is its place, which no picture comes for.
+    return (await runner.detokenize(context)).replace(runner.media_marker, "")
 
 
 def _without_old_thoughts(messages: Sequence[Message]) -> Iterator[Message]:
@@ -157,11 +166,14 @@ async def render(runner: Runner, card: ModelCard, given: Draft) -> str:
     if given.template is None:
         return given.before + await runner.render(ChatPrompt(given.messages, given.tools, given.think))
     try:
-        rendered = await _on_thread(given.template.render_chat, given.messages, given.tools, given.think)
+        messages = tuple(_marked(message, runner.media_marker) for message in given.messages)
+        rendered = await _on_thread(given.template.render_chat, messages, given.tools, given.think)
     except InvalidTemplate as exc:
-        if given.template is not card.template:
+        if given.template is not card.template or isinstance(exc, NestsTooDeeply):
             raise
         raise StoreFailed(f"model '{card.name.display}' has a template that fails: {exc}") from exc
+    if (places := rendered.count(runner.media_marker)) != len(given.images):
+        raise InvalidRequest(f"the template has {places} places for {len(given.images)} images")
     if card.adds_bos:
         rendered = rendered.removeprefix("<bos>")
     return given.before + rendered
@@ -170,7 +182,24 @@ async def render(runner: Runner, card: ModelCard, given: Draft) -> str:
 async def count(runner: Runner, card: ModelCard, given: Draft) -> int:
     """Tokens that the draft takes; a picture counts as many as in Ollama, before anyone has looked at it."""
     tokens = await runner.tokenize(await render(runner, card, given), special=True)
-    return len(tokens) + IMAGE_TOKENS * given.image_count
+    return len(tokens) + IMAGE_TOKENS * len(given.images)
+
+
+def _marked(message: Message, marker: str) -> Message:
+    """For Go templates, which know nothing of pictures."""
+    if not message.images:
+        return message
+    return replace(message, content=_with_markers(message.content, len(message.images), marker))
+
+
+def _with_markers(text: str, count: int, marker: str) -> str:
+    """The text with a place for each picture: where it says `[img]`, else before all of it, as Ollama has it."""
+    for _ in range(count):
+        before, place, after = text.partition(IMAGE_PLACE)
+        if not place:
+            break
+        text, count = before + marker + after, count - 1
+    return marker * count + text
 
 
 _renderers: RunVar[anyio.CapacityLimiter] = RunVar("renderers")

@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 import anyio.to_thread
 
 from a3s_power.errors import ContextExceeded
-from a3s_power.generation import JSON, ChatInput, Done, Event, GenerationRequest, Text, Thinking, Usage
+from a3s_power.generation import (
+    JSON,
+    ChatInput,
+    Done,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    Text,
+    Thinking,
+    Usage,
+)
 from a3s_power.grammar.gbnf import ThinkingFrame
 from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.options import SamplingOptions
@@ -71,7 +81,12 @@ class Turn:
         draft = await self._draft()
         if self._may_shorten(draft) and (tokens := await self._count(draft)) >= self._num_ctx:
             draft = await self._shortened(draft, ContextExceeded(tokens, self._num_ctx))
-        return await self._render(draft), draft.image_count
+        prompt = await self._render(draft)
+        for number in range(
+            len(draft.images)
+        ):  # the marker itself is nobody's business: who knows it could use it
+            prompt = prompt.replace(self.runner.media_marker, f"[img-{number}]", 1)
+        return prompt, len(draft.images)
 
     async def count(self) -> int:
         """Tokens of the whole prompt, whether it fits or not."""
@@ -99,7 +114,7 @@ class Turn:
         if frame is not None and sampling.thinking_budget is not None:
             events = await self._completed_in_budget(draft, prompt, frame, sampling, stack)
         else:
-            events = await stack.enter_async_context(self.runner.complete(prompt, sampling))
+            events = await stack.enter_async_context(self.runner.complete(prompt, sampling, draft.images))
         reader = await self._reader(draft, prompt)
         return Begun(prompt, events, self._follower(draft, reader), draft.is_truncated)
 
@@ -113,7 +128,7 @@ class Turn:
         wants_logprobs = self._request.top_logprobs is not None
         if not draft.is_native_chat or (self._grammar and draft.tools):
             return None
-        if wants_logprobs and not draft.tools and not draft.image_count:
+        if wants_logprobs and not draft.tools:
             return None
         return ChatPrompt(draft.messages, draft.tools, draft.think)
 
@@ -174,7 +189,7 @@ class Turn:
             self._request.top_logprobs,
             self._card.markup.preserved_tokens,
             self._request.logit_bias,
-            self._request.thinking_budget,
+            None if self._request.thinking_budget is None else min(self._request.thinking_budget, num_ctx),
         )
 
     def _max_tokens(self) -> int | None:
@@ -190,7 +205,7 @@ class Turn:
         """
         watch = self._card.markup.reader(prompt, draft.messages, ())
         thinking = await stack.enter_async_context(AsyncExitStack())
-        events = await thinking.enter_async_context(self.runner.complete(prompt, sampling))
+        events = await thinking.enter_async_context(self.runner.complete(prompt, sampling, draft.images))
 
         async def told() -> AsyncIterator[Event]:
             said: list[str] = []
@@ -206,11 +221,19 @@ class Turn:
                 return
             await thinking.aclose()
             yield Text(frame.closing)
-            spent = len(said) + len(await self.runner.tokenize(frame.closing))
+            thoughts = "".join(said) + frame.closing
+            spent = len(await self.runner.tokenize(thoughts))
             rest = self._behind_thoughts(sampling, spent)
-            so_far = prompt + "".join(said) + frame.closing
-            async for event in await stack.enter_async_context(self.runner.complete(so_far, rest)):
-                yield await self._summed(event, draft) if isinstance(event, Done) else event
+            try:
+                answer = self.runner.complete(prompt + thoughts, rest, draft.images)
+                answered = await stack.enter_async_context(answer) if rest.max_tokens != 0 else None
+            except ContextExceeded:
+                answered = None
+            if answered is None:  # the thoughts have taken all there was
+                yield Done(FinishReason.LENGTH, Usage(await self._count(draft), spent))
+                return
+            async for event in answered:
+                yield _with_thoughts(event, spent) if isinstance(event, Done) else event
 
         return told()
 
@@ -219,15 +242,15 @@ class Turn:
         limit = sampling.max_tokens
         return replace(
             sampling,
-            max_tokens=None if limit is None else max(1, limit - spent),
+            max_tokens=None if limit is None else max(0, limit - spent),
             grammar=self._grammar.text() if self._grammar else None,
         )
 
-    async def _summed(self, done: Done, draft: Draft) -> Done:
-        """With thoughts that went out again with the prompt counted as what they are."""
-        prompt_tokens, usage = await self._count(draft), done.usage
-        all_tokens = usage.prompt_tokens + usage.completion_tokens
-        return replace(done, usage=Usage(prompt_tokens, all_tokens - prompt_tokens))
+
+def _with_thoughts(done: Done, spent: int) -> Done:
+    """With thoughts that went out again behind the prompt counted as what they are."""
+    usage = Usage(max(0, done.usage.prompt_tokens - spent), done.usage.completion_tokens + spent)
+    return replace(done, usage=usage)
 
 
 def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:

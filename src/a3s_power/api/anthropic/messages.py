@@ -13,10 +13,12 @@ from a3s_power.api.anthropic.estimate import estimated_tokens
 from a3s_power.api.anthropic.replies import Asked, whole
 from a3s_power.api.anthropic.stream import MessageStream
 from a3s_power.api.bodies import read_compressed
+from a3s_power.api.imageurls import fetch_anthropic
 from a3s_power.api.sse import EVENT_STREAM, event_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import ChatInput, GenerationRequest
 from a3s_power.service.chat import ChatService, Generation
+from a3s_power.service.imageurls import ImageUrls
 from a3s_power.wire import anthropic as wire
 from a3s_power.wire.gojson import encode
 
@@ -26,19 +28,25 @@ STREAMED = {"Cache-Control": "no-cache", "Connection": "keep-alive"}
 class MessagesAPI:
     """The handlers; `service` does the work."""
 
-    def __init__(self, service: ChatService) -> None:
+    def __init__(self, service: ChatService, urls: ImageUrls) -> None:
         self._service = service
+        self._urls = urls
 
     async def create(self, request: Request) -> Response:
         """POST /v1/messages."""
         body = await read_compressed(request, wire.MessagesRequest)
+        await self._fetch_pictures(body)
         reply = _Reply(self._service, reading.generation(body), Asked(body.model or "", body.stop_sequences or ()))
         return reply.streamed() if body.stream else reply.whole()
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens."""
         body = await read_compressed(request, wire.CountTokensRequest)
+        await self._fetch_pictures(body)
         return _Reply(self._service, reading.prompt(body), Asked(body.model or "")).counted()
+
+    async def _fetch_pictures(self, body: wire.CountTokensRequest) -> None:
+        await fetch_anthropic((message.content for message in body.messages or ()), self._urls)
 
 
 class _Reply:

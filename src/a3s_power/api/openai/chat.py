@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.bodies import read_compressed
+from a3s_power.api.imageurls import fetch_openai
 from a3s_power.api.openai.chatreplies import ChunkWriter, Head, preview, whole
 from a3s_power.api.openai.chatrequest import generation_request
 from a3s_power.api.openai.errors import openai_work
@@ -17,6 +18,7 @@ from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import Event
 from a3s_power.service.chat import ChatService
 from a3s_power.service.choices import Told, choices, variants
+from a3s_power.service.imageurls import ImageUrls
 from a3s_power.wire import openai as wire
 from a3s_power.wire.gojson import encode
 from a3s_power.wire.ollama import DebugInfo
@@ -25,12 +27,15 @@ from a3s_power.wire.ollama import DebugInfo
 class ChatAPI:
     """The handler; `service` does the work."""
 
-    def __init__(self, service: ChatService) -> None:
+    def __init__(self, service: ChatService, urls: ImageUrls) -> None:
         self._service = service
+        self._urls = urls
 
     async def create(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        return _Reply(self._service, await read_compressed(request, wire.ChatCompletionRequest)).response()
+        body = await read_compressed(request, wire.ChatCompletionRequest)
+        await fetch_openai((message.content for message in body.messages or ()), self._urls)
+        return _Reply(self._service, body).response()
 
 
 class _Reply:
@@ -69,10 +74,13 @@ class _Reply:
 
     async def _frames(self, told: AsyncIterator[Told]) -> AsyncIterator[bytes]:
         writer = ChunkWriter(self._head, self._count)
-        yield b"".join(data_frame(encode(chunk)) for chunk in writer.opening())
+        opening = writer.opening()
         async for index, event in told:
-            if chunk := writer.of(index, event):
-                yield data_frame(encode(chunk))
+            chunk = writer.of(index, event)
+            # Not before there is something to tell: what fails first still has a status of its own.
+            if frames := b"".join(data_frame(encode(each)) for each in (*opening, chunk) if each):
+                yield frames
+            opening = []
         if self._body.stream_options and self._body.stream_options.include_usage:
             yield data_frame(encode(writer.used()))
         yield data_frame(b"[DONE]")
