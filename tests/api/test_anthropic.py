@@ -45,6 +45,9 @@ PNG = b"\x89PNG"
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY = {"temperature": 0}
 """A field that the newest of Anthropic's models, and so its client, do without."""
+GO_TEMPLATE = (
+    "{{ range .Messages }}{{ .Content }}{{ range .ToolCalls }}{{ .Function.Arguments }}{{ end }}{{ end }}"
+)
 WEATHER = {"name": "get_weather", "description": "", "input_schema": {"type": "object", "properties": {}}}
 
 
@@ -717,3 +720,30 @@ def test_a_client_that_leaves_frees_its_runner(puppet, stream):
     until(lambda: open_streams(puppet) == 1)
     connection.close()
     until(lambda: open_streams(puppet) == 0)
+
+
+def test_a_conversation_that_only_anthropic_has_is_refused_so_that_its_client_sends_all_of_it(puppet):
+    body = {"model": "m", "max_tokens": 5, "messages": HI, "thread": {"type": "continue"}}
+    response = puppet.post("/v1/messages", body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
+@pytest.mark.parametrize("field", ["mcp_servers", "container"])
+def test_what_only_anthropics_servers_can_do_is_refused_by_name(puppet, field):
+    response = puppet.post("/v1/messages", {"model": "m", "max_tokens": 5, "messages": HI, field: [{"id": "x"}]})
+    assert (response.status_code, response.json()["error"]["message"]) == (
+        400, f"{field} is not supported by this server",
+    )  # fmt: skip
+
+
+def test_arguments_nested_without_end_are_the_clients_fault(puppet):
+    arguments: dict[str, Any] = {}
+    for _ in range(900):
+        arguments = {"a": arguments}
+    puppet.post("/api/create", {"model": "go", "from": "m", "stream": False, "template": GO_TEMPLATE})
+    call = {"type": "tool_use", "id": "c", "name": "f", "input": arguments}
+    messages = [*HI, {"role": "assistant", "content": [call]}, *HI]
+    response = puppet.post("/v1/messages", {"model": "go", "max_tokens": 5, "messages": messages})
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")

@@ -599,3 +599,26 @@ def test_no_form_is_too_odd_to_be_answered(real, content, boundary):
     response = real.http.post(TRANSCRIPTIONS, content=content, headers=headers)
     assert 400 <= response.status_code < 500
     assert error_of(response)["message"]
+
+
+def test_a_compressed_body_may_come_in_several_frames(puppet):
+    plain = json.dumps({"model": "m", "prompt": "say:hi"}).encode()
+    body = zstandard.compress(plain[:10]) + zstandard.compress(plain[10:])
+    response = puppet.http.post(COMPLETIONS, content=body, headers={"Content-Encoding": "zstd"})
+    assert response.status_code == 200
+
+
+def test_a_form_in_a_charset_that_is_none_is_the_clients_fault(puppet):
+    headers = {"Content-Type": "multipart/form-data; boundary=X; charset=undefined"}
+    part = b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--X--\r\n'
+    response = puppet.http.post("/v1/audio/transcriptions", content=part, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("failed to parse multipart form: ")
+
+
+def test_many_texts_take_turns_and_leave_the_queue_to_others(scripted):
+    api = scripted(OLLAMA_NUM_PARALLEL="2", OLLAMA_MAX_QUEUE="4")
+    body = {"model": "m", "messages": [{"role": "user", "content": "say:hi"}], "n": 16}
+    response = api.post("/v1/chat/completions", body)
+    assert response.status_code == 200
+    assert len(response.json()["choices"]) == 16
