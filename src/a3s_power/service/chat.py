@@ -33,8 +33,12 @@ class Generation:
     _begun: Begun
 
     async def context(self) -> tuple[int, ...]:
-        """The tokens of the prompt, if it was ours to render, and of the reply so far: to go on from."""
-        return tuple(await self._runner.tokenize(self._begun.prompt + "".join(self._begun.follower.said)))
+        """The tokens of the prompt, if it was ours to render, and of the reply so far: to go on from.
+
+        Without pictures, and without what marks their places, which nobody may know.
+        """
+        prompt = self._begun.prompt.replace(self._runner.media_marker, "")
+        return tuple(await self._runner.tokenize(prompt + "".join(self._begun.follower.said)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,8 @@ class Turn:
         if self._may_shorten(draft) and (tokens := await self._count(draft)) >= self._num_ctx:
             draft = await self._shortened(draft, ContextExceeded(tokens, self._num_ctx))
         prompt = await self._render(draft)
-        for number in range(
-            len(draft.images)
-        ):  # the marker itself is nobody's business: who knows it could use it
+        # The marker itself is nobody's business: who knows it could use it.
+        for number in range(len(draft.images)):
             prompt = prompt.replace(self.runner.media_marker, f"[img-{number}]", 1)
         return prompt, len(draft.images)
 
