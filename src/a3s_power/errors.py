@@ -36,6 +36,10 @@ class DigestMismatch(InvalidRequest):
         self.actual = actual
 
 
+class InvalidToolChoice(InvalidRequest):
+    """A call is demanded of tools that are not there."""
+
+
 class InvalidOption(InvalidRequest):
     """An option's value has the wrong type."""
 

@@ -321,6 +321,20 @@ def test_no_call_is_made_against_the_client_s_will(scripted_client):
     assert reply.finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"tool_choice": "required"}, "tool_choice requires a call, but there are no tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [WEATHER]},
+         'tool_choice names "f", which is not among the tools'),
+    ],
+)  # fmt: skip
+def test_a_call_of_no_tool_cannot_be_demanded(scripted_client, fields, words):
+    with pytest.raises(openai.BadRequestError) as refused:
+        scripted_client.chat.completions.create(**told("say:hi", model="t"), **fields)
+    assert (refused.value.body["message"], refused.value.param) == (words, "tool_choice")
+
+
 ALLOWED = {"type": "function", "function": {"name": "get_time"}}
 
 
@@ -454,9 +468,7 @@ def test_what_changes_no_answer_is_ignored(fields):
         ({"stop": 5}, "stop"),
         ({"reasoning_effort": "x"}, "reasoning_effort"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
-        ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [WEATHER]}, "tool_choice"),
         ({"tool_choice": {"type": "custom"}, "tools": [WEATHER]}, "tool_choice"),
     ],
 )

@@ -4,7 +4,7 @@ A rule for each state, `state ::= [a-z] state | end`. Patterns, ranges of number
 because written as plain alternatives they can be read in more ways than the engine can follow.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -104,8 +104,11 @@ class Until:
         return next(n for n in range(len(text), -1, -1) if self.closing.startswith(text[len(text) - n :]))
 
 
-def one_of(grammar: Grammar, words: Iterable[str]) -> str:
-    """The name of a rule for a set of literals. What several begin with is written once."""
+def one_of(grammar: Grammar, words: Iterable[str], behind: Mapping[str, str] | None = None) -> str:
+    """The name of a rule for a set of literals. What several begin with is written once.
+
+    `behind`: word → the name of a rule for what follows it.
+    """
     root = grammar.reserve("w")
     todo: list[tuple[str, Sequence[str], int]] = [(root, sorted(set(words)), 0)]
     while todo:
@@ -114,7 +117,9 @@ def one_of(grammar: Grammar, words: Iterable[str]) -> str:
         for branch in _branches(group, at):
             shared = _shared(branch)
             if len(branch) == 1:
-                ways.append(literal(branch[0][at:]))
+                ways.append(
+                    f"{literal(branch[0][at:])} {behind[branch[0]]}" if behind else literal(branch[0][at:])
+                )
             else:
                 child = grammar.reserve("w")
                 todo.append((child, branch, shared))

@@ -8,13 +8,12 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from a3s_power.errors import InvalidRequest
 from a3s_power.generation import JSON
-from a3s_power.grammar.gbnf import Grammar, any_of, literal, unfit
+from a3s_power.grammar.automaton import one_of
+from a3s_power.grammar.gbnf import Grammar, literal, unfit
 from a3s_power.grammar.schema import AnswerGrammar, object_rule
 
 log = logging.getLogger(__name__)
@@ -36,11 +35,9 @@ def call_grammar(tools: Sequence[JSON]) -> AnswerGrammar:
     for rule in rules.values():
         grammar.fill(rule, "object")
     ways = {f"{json.dumps(name, ensure_ascii=False)}, {_ARGUMENTS}": rule for name, rule in rules.items()}
-    call = grammar.define(f'{literal(_NAME)} {_one_of(grammar, ways)} "}}"', "call")
-    for (
-        name,
-        function,
-    ) in functions.items():  # last of all, so that what they need is there whatever room is left for schemas
+    call = grammar.define(f'{literal(_NAME)} {one_of(grammar, ways, ways)} "}}"', "call")
+    # Last of all, so that what they need is there whatever room is left for schemas.
+    for name, function in functions.items():
         _bind(grammar, rules[name], function)
     return AnswerGrammar(grammar, call)
 
@@ -62,33 +59,6 @@ def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
     schema = function.get("parameters") or {}
     is_empty = schema.get("properties") == {} and "additionalProperties" not in schema
     return {**schema, "additionalProperties": False} if is_empty else schema
-
-
-def _one_of(grammar: Grammar, ways: Mapping[str, str]) -> str:
-    """The name of a rule for some texts, each with the rule that follows it.
-
-    No text begins another. What several begin with is written once, or the engine would follow them all at a time.
-    """
-    root = grammar.reserve("c")
-    todo = [(root, sorted(ways), 0)]
-    while todo:
-        name, texts, at = todo.pop()
-        bodies = []
-        for _, branch in groupby(texts, itemgetter(at)):
-            first, *others = branch
-            if others:
-                child, shared = grammar.reserve("c"), _shared(first, others[-1])
-                todo.append((child, [first, *others], shared))
-                bodies.append(f"{literal(first[at:shared])} {child}")
-            else:
-                bodies.append(f"{literal(first[at:])} {ways[first]}")
-        grammar.fill(name, any_of(bodies))
-    return root
-
-
-def _shared(one: str, other: str) -> int:
-    """How many characters two texts begin with together, of which neither begins the other."""
-    return next(n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
 
 
 class _Grammar(Grammar):

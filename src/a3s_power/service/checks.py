@@ -1,6 +1,6 @@
 """What a request asks for that its model cannot do, told in Ollama's words before anything is loaded."""
 
-from a3s_power.errors import CloudDisabled, InvalidRequest, UnsupportedCapability
+from a3s_power.errors import CloudDisabled, InvalidRequest, InvalidToolChoice, UnsupportedCapability
 from a3s_power.generation import ChatInput, GenerationRequest, PromptInput
 from a3s_power.prompt.definitions import checked_tools
 from a3s_power.prompt.forced import forced_tools
@@ -56,8 +56,8 @@ def _check_choice(request: GenerationRequest) -> None:
     if forced_tools(request) or not (choice.is_required or choice.name):
         return
     if choice.name:
-        raise InvalidRequest(f'tool_choice names "{choice.name}", which is not among the tools')
-    raise InvalidRequest("tool_choice requires a call, but there are no tools")
+        raise InvalidToolChoice(f'tool_choice names "{choice.name}", which is not among the tools')
+    raise InvalidToolChoice("tool_choice requires a call, but there are no tools")
 
 
 def _check_prompting(card: ModelCard) -> None:

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
 
 from a3s_power.generation import Event, GenerationRequest
 from a3s_power.service.chat import ChatService
@@ -34,53 +35,40 @@ async def choices(
     The others begin when the first has: what is wrong with one is mostly wrong with all, and is then raised once,
     before anything is told. Later on, one that fails ends all.
     """
-    first, *others = requests
-    async with service.open(first) as generation:
-        if others:
-            async with _together(service, generation.events, others) as told:
-                yield told
-        else:
+    if len(requests) > 1:
+        async with _together(service, requests) as told:
+            yield told
+    else:
+        async with service.open(requests[0]) as generation:
             yield ((0, event) async for event in generation.events)
 
 
 @asynccontextmanager
 async def _together(
-    service: ChatService, first: AsyncIterator[Event], others: Sequence[GenerationRequest]
+    service: ChatService, requests: Sequence[GenerationRequest]
 ) -> AsyncIterator[AsyncIterator[Told]]:
     sender, receiver = anyio.create_memory_object_stream[Told]()
-    with _one_error(), sender, receiver:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_tell_all, service, first, others, sender)
-            yield receiver
-            tasks.cancel_scope.cancel()
-
-
-async def _tell_all(
-    service: ChatService,
-    first: AsyncIterator[Event],
-    others: Sequence[GenerationRequest],
-    sender: MemoryObjectSendStream[Told],
-) -> None:
     places = anyio.CapacityLimiter(MAX_AT_ONCE)
 
-    async def tell_first() -> None:
-        async with places:
-            await _tell(0, first, sender)
+    async def tell(index: int, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        async with places, service.open(requests[index]) as generation:
+            task_status.started()
+            async for event in generation.events:
+                await sender.send((index, event))
 
-    async def open_and_tell(index: int, request: GenerationRequest) -> None:
-        async with places, service.open(request) as generation:
-            await _tell(index, generation.events, sender)
+    async def tell_all(*, task_status: TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(tell, 0)
+            task_status.started()
+            for index in range(1, len(requests)):
+                tasks.start_soon(tell, index)
+        sender.close()  # not when one has failed: what was told until then would seem to be all
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tell_first)
-        for index, request in enumerate(others, start=1):
-            tasks.start_soon(open_and_tell, index, request)
-    sender.close()  # not when one has failed: what was told until then would seem to be all
-
-
-async def _tell(index: int, events: AsyncIterator[Event], sender: MemoryObjectSendStream[Told]) -> None:
-    async for event in events:
-        await sender.send((index, event))
+    with _one_error(), sender, receiver:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(tell_all)
+            yield receiver
+            tasks.cancel_scope.cancel()
 
 
 @contextmanager

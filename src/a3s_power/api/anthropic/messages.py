@@ -1,6 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.anthropic import reading
-from a3s_power.api.anthropic.errors import REQUEST_ID, anthropic_work, new_request_id
+from a3s_power.api.anthropic.errors import REQUEST_ID, anthropic, anthropic_work, new_request_id
 from a3s_power.api.anthropic.estimate import estimated_tokens
 from a3s_power.api.anthropic.replies import Asked, whole
 from a3s_power.api.anthropic.stream import MessageStream
 from a3s_power.api.bodies import read_compressed
-from a3s_power.api.imageurls import fetch_anthropic
+from a3s_power.api.imageurls import fetch, in_anthropic
 from a3s_power.api.sse import EVENT_STREAM, event_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import ChatInput, GenerationRequest
@@ -35,18 +35,34 @@ class MessagesAPI:
     async def create(self, request: Request) -> Response:
         """POST /v1/messages."""
         body = await read_compressed(request, wire.MessagesRequest)
-        await self._fetch_pictures(body)
-        reply = _Reply(self._service, reading.generation(body), Asked(body.model or "", body.stop_sequences or ()))
-        return reply.streamed() if body.stream else reply.whole()
+
+        def reply() -> Response:
+            asked = Asked(body.model or "", body.stop_sequences or ())
+            made = _Reply(self._service, reading.generation(body), asked)
+            return made.streamed() if body.stream else made.whole()
+
+        return self._with_pictures(body, reply)
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens."""
         body = await read_compressed(request, wire.CountTokensRequest)
-        await self._fetch_pictures(body)
-        return _Reply(self._service, reading.prompt(body), Asked(body.model or "")).counted()
 
-    async def _fetch_pictures(self, body: wire.CountTokensRequest) -> None:
-        await fetch_anthropic((message.content for message in body.messages or ()), self._urls)
+        def reply() -> Response:
+            return _Reply(self._service, reading.prompt(body), Asked(body.model or "")).counted()
+
+        return self._with_pictures(body, reply)
+
+    def _with_pictures(self, body: wire.CountTokensRequest, reply: Callable[[], Response]) -> Response:
+        """The reply, once pictures by URL are there: part of the work, which ends when the client leaves."""
+        pictures = in_anthropic(message.content for message in body.messages or ())
+        if not pictures or not self._urls.is_on:
+            return reply()
+
+        async def work() -> Response:
+            await fetch(pictures, self._urls)
+            return reply()
+
+        return WholeReply(work, anthropic)
 
 
 class _Reply:

@@ -1,6 +1,6 @@
 """Requests of Anthropic's as requests of ours, checked in Ollama's order and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from a3s_power.api.anthropic.content import conversation
@@ -66,7 +66,7 @@ def _request(body: wire.CountTokensRequest, options: JSON) -> GenerationRequest:
         output_format=_output_format(config.format),
         think=_think(thinking, config),
         thinking_budget=_budget(thinking),
-        tool_choice=_tool_choice(body.tool_choice, tools),
+        tool_choice=_tool_choice(body.tool_choice),
         keep_alive_s=fields.keep_alive(body.keep_alive),
         name=checked_name(body.model or "", "chat"),
     )
@@ -90,7 +90,7 @@ def _tool(given: wire.ToolParam) -> dict[str, Any]:
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-def _tool_choice(given: wire.ToolChoiceParam | None, tools: Sequence[dict[str, Any]]) -> ToolChoice:
+def _tool_choice(given: wire.ToolChoiceParam | None) -> ToolChoice:
     if given is None:
         return ToolChoice()
     is_parallel = not given.disable_parallel_tool_use
@@ -99,14 +99,10 @@ def _tool_choice(given: wire.ToolChoiceParam | None, tools: Sequence[dict[str, A
             return ToolChoice(is_parallel=is_parallel)
         case "none":
             return ToolChoice(is_allowed=False)
-        case "any" if tools:
-            return ToolChoice(is_required=True, is_parallel=is_parallel)
         case "any":
-            raise InvalidRequest("tool_choice: there are no tools to choose from")
-        case "tool" if any(tool["function"].get("name") == given.name for tool in tools):
-            return ToolChoice(is_required=True, name=given.name or "", is_parallel=is_parallel)
+            return ToolChoice(is_required=True, is_parallel=is_parallel)
         case "tool":
-            raise InvalidRequest(f'tool_choice.name: there is no tool "{given.name or ""}"')
+            return ToolChoice(is_required=True, name=given.name or "", is_parallel=is_parallel)
     raise InvalidRequest(f'tool_choice.type: "{given.type or ""}" is none of "auto", "any", "tool", "none"')
 
 

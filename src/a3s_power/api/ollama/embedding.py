@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
-import anyio.lowlevel
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,14 +14,13 @@ from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name, said_by
 from a3s_power.api.ollama.replies import JSON, json_reply
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
+from a3s_power.api.vectors import client_is_to_blame, filled, row_groups
 from a3s_power.errors import ContextExceeded, InvalidRequest
-from a3s_power.service.embed import Embedded, EmbeddingFailed, EmbeddingRequest, EmbedService, Vectors
+from a3s_power.service.embed import Embedded, EmbeddingRequest, EmbedService, Vectors
 from a3s_power.wire import ollama as wire
 from a3s_power.wire.gojson import encode
 
 TOO_LONG = "the input length exceeds the context length"
-CHUNK_FLOATS = 1 << 15
-"""A third of a MB of JSON: no other client waits more than a millisecond while it is written."""
 _NO_VECTORS = b'"embeddings":[]'  # inside a string the quotes would be escaped
 
 
@@ -74,7 +72,7 @@ class EmbeddingAPI:
 
     @asynccontextmanager
     async def _chunks(self, wanted: EmbeddingRequest, started_ns: int) -> AsyncIterator[Opened]:
-        with said_by("embed", wanted.model), _said(), _client_is_to_blame():
+        with said_by("embed", wanted.model), _said(), client_is_to_blame():
             done = await self._service.embed(wanted)
         yield Opened(_encoded(wanted.model, done, started_ns))
 
@@ -96,17 +94,7 @@ def _said() -> Iterator[None]:
         raise InvalidRequest(TOO_LONG) from exc
 
 
-@contextmanager
-def _client_is_to_blame() -> Iterator[None]:
-    """What goes wrong in the runner is 400 too: so /api/embed has it in Ollama."""
-    try:
-        yield
-    except EmbeddingFailed as exc:
-        raise InvalidRequest(str(exc).strip()) from exc
-
-
-async def _encoded(model: str, done: Embedded, started_ns: int) -> AsyncIterator[bytes]:
-    """The reply in pieces, with a turn for others between them."""
+def _encoded(model: str, done: Embedded, started_ns: int) -> AsyncIterator[bytes]:
     frame = wire.EmbedReply(
         model,
         [],
@@ -114,17 +102,10 @@ async def _encoded(model: str, done: Embedded, started_ns: int) -> AsyncIterator
         load_duration=done.load_ns,
         prompt_eval_count=done.prompt_tokens,
     )
-    before, _, after = encode(frame).partition(_NO_VECTORS)
-    before += _NO_VECTORS[:-1]
-    for piece in _vectors_as_json(done.vectors):
-        yield before + piece
-        before = b","
-        await anyio.lowlevel.checkpoint()
-    yield b"]" + after
+    return filled(encode(frame), _NO_VECTORS, _vectors_as_json(done.vectors))
 
 
 def _vectors_as_json(vectors: Vectors) -> Iterator[bytes]:
-    """Arrays with commas between them, their numbers as short as a float32 can be told."""
-    rows = max(1, CHUNK_FLOATS // vectors.shape[1])
-    for start in range(0, len(vectors), rows):
-        yield orjson.dumps(vectors[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    """Arrays of vectors, their numbers as short as a float32 can be told."""
+    for _, rows in row_groups(vectors):
+        yield orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)

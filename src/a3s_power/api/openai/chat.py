@@ -1,13 +1,14 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.bodies import read_compressed
-from a3s_power.api.imageurls import fetch_openai
+from a3s_power.api.imageurls import Named, fetch, in_openai
 from a3s_power.api.openai.chatreplies import ChunkWriter, Head, preview, whole
 from a3s_power.api.openai.chatrequest import generation_request
 from a3s_power.api.openai.errors import openai_work
@@ -34,7 +35,14 @@ class ChatAPI:
     async def create(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = await read_compressed(request, wire.ChatCompletionRequest)
-        await fetch_openai((message.content for message in body.messages or ()), self._urls)
+        pictures = in_openai(message.content for message in body.messages or ())
+        if pictures and self._urls.is_on:
+            return WholeReply(partial(self._with_pictures, body, pictures), openai_work)
+        return _Reply(self._service, body).response()
+
+    async def _with_pictures(self, body: wire.ChatCompletionRequest, pictures: Sequence[Named]) -> Response:
+        """As part of the work, which ends when the client leaves."""
+        await fetch(pictures, self._urls)
         return _Reply(self._service, body).response()
 
 

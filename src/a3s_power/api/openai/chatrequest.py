@@ -6,13 +6,13 @@ from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name
 from a3s_power.api.openai.errors import InvalidParameter, UnsupportedParameter
 from a3s_power.api.openai.messages import conversation
-from a3s_power.api.openai.parameters import logit_bias
+from a3s_power.api.openai.parameters import logit_bias, options
 from a3s_power.api.openai.toolchoice import chosen
 from a3s_power.errors import InvalidRequest
 from a3s_power.generation import JSON, ChatInput, GenerationRequest
 from a3s_power.wire import openai as wire
 
-DEFAULTS: JSON = {"temperature": 1.0, "top_p": 1.0}
+ABSENT: JSON = {"temperature": 1.0, "top_p": 1.0}
 """What Ollama sends for a chat that says nothing, whatever the model's parameters are."""
 
 EFFORTS: Mapping[str, bool | str | None] = {
@@ -34,12 +34,13 @@ def generation_request(body: wire.ChatCompletionRequest) -> GenerationRequest:
         raise InvalidRequest("[] is too short - 'messages'")
     _refuse_unsupported(body)
     messages = conversation(body.messages)
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     is_parallel = body.parallel_tool_calls is not False
     tool_choice, tools = chosen(body.tool_choice, body.tools or (), is_parallel=is_parallel)
     return GenerationRequest(
         model=body.model or "",
         input=ChatInput(messages, tools),
-        options=_options(body),
+        options=options(body, limit, _stop(body.stop), ABSENT),
         output_format=_output_format(body.response_format),
         think=_think(body),
         keep_alive_s=fields.keep_alive(body.keep_alive),
@@ -64,31 +65,14 @@ def _refuse_unsupported(body: wire.ChatCompletionRequest) -> None:
             raise UnsupportedParameter(param)
 
 
-def _options(body: wire.ChatCompletionRequest) -> JSON:
-    """OpenAI's fields win; Ollama's options fill what they leave out."""
-    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    given = {
-        "num_predict": limit,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "seed": body.seed,
-        "frequency_penalty": body.frequency_penalty,
-        "presence_penalty": body.presence_penalty,
-        "stop": _stop(body.stop),
-    }
-    layers = (DEFAULTS, body.options or {}, given)
-    return {name: value for layer in layers for name, value in layer.items() if value is not None}
-
-
-def _stop(value: object) -> list[str] | None:
-    """None for no texts at all: the model's own stay."""
+def _stop(value: object) -> list[str]:
     match value:
-        case None | "":
-            return None
+        case None:
+            return []
         case str():
             return [value]
         case list():
-            return [text for text in value if isinstance(text, str) and text] or None
+            return [text for text in value if isinstance(text, str)]
     raise InvalidParameter("stop must be a string or an array of strings", "stop")
 
 

@@ -18,11 +18,11 @@ from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name
 from a3s_power.api.openai.chatreplies import FINGERPRINT
 from a3s_power.api.openai.errors import InvalidParameter, UnsupportedParameter, openai_work
-from a3s_power.api.openai.parameters import choice_count, go_type, logit_bias
+from a3s_power.api.openai.parameters import choice_count, go_type, logit_bias, options
 from a3s_power.api.openai.writing import json_reply
 from a3s_power.api.sse import EVENT_STREAM, data_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
-from a3s_power.generation import Done, GenerationRequest, PromptInput, Text, TokenLogprob
+from a3s_power.generation import JSON, Done, GenerationRequest, PromptInput, Text, TokenLogprob
 from a3s_power.service.chat import ChatService
 from a3s_power.service.choices import Told, choices, variants
 from a3s_power.wire import openai as wire
@@ -30,6 +30,9 @@ from a3s_power.wire.gojson import encode
 
 MAX_TEXTS = 128
 """Of one request: `n` for each prompt."""
+
+ABSENT: JSON = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+"""What Ollama sends for a text that says nothing, whatever the model's parameters are."""
 
 NO_USAGE = wire.Usage(0, 0, 0)
 """In the chunks before the last, as Ollama has it."""
@@ -58,10 +61,11 @@ def _wanted(body: wire.CompletionRequest) -> GenerationRequest:
     model = body.model or ""
     if body.echo and body.logprobs is not None:
         raise UnsupportedParameter("echo", "'echo' together with 'logprobs'")  # the engine has none of a prompt
+    body.top_p = body.top_p or None  # 0 stands for nothing here, as in Ollama
     return GenerationRequest(
         model=model,
         input=PromptInput(""),
-        options=_options(body),
+        options=options(body, body.max_tokens, _stop(body.stop), ABSENT),
         keep_alive_s=fields.keep_alive(body.keep_alive),
         top_logprobs=fields.top_logprobs(body.logprobs is not None, body.logprobs),
         logit_bias=logit_bias(body.logit_bias),
@@ -69,29 +73,12 @@ def _wanted(body: wire.CompletionRequest) -> GenerationRequest:
     )
 
 
-def _options(body: wire.CompletionRequest) -> dict[str, object]:
-    """OpenAI's fields, then Ollama's options, then what Ollama itself makes of fields that are not there."""
-    given = {
-        "num_predict": body.max_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p or None,
-        "seed": body.seed,
-        "frequency_penalty": body.frequency_penalty,
-        "presence_penalty": body.presence_penalty,
-        "stop": _stop(body.stop),
-    }
-    absent = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-    layers: tuple[Mapping[str, object], ...] = (absent, body.options or {}, given)
-    return {name: value for layer in layers for name, value in layer.items() if value is not None}
-
-
-def _stop(value: object) -> list[str] | None:
-    """An empty one counts as none."""
+def _stop(value: object) -> list[str]:
     given: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     for text in given:
         if not isinstance(text, str):
             raise InvalidParameter(f"invalid type for 'stop' field: {go_type(text)}", "stop")
-    return [text for text in given if text] or None
+    return given
 
 
 _KINDS: Mapping[type, str] = {bool: "bool", int: "number", float: "number", dict: "object", list: "array"}

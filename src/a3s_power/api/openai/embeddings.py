@@ -6,20 +6,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import anyio.lowlevel
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.bodies import read_compressed
 from a3s_power.api.ollama import fields
-from a3s_power.api.ollama.embedding import CHUNK_FLOATS
 from a3s_power.api.ollama.naming import checked_name, said_by
 from a3s_power.api.openai.errors import InvalidParameter, openai_work
 from a3s_power.api.openai.writing import JSON, json_line
 from a3s_power.api.streaming import EventStream, Opened
-from a3s_power.errors import InvalidRequest
-from a3s_power.service.embed import Embedded, EmbeddingFailed, EmbeddingRequest, EmbedService, Vectors
+from a3s_power.api.vectors import client_is_to_blame, filled, row_groups
+from a3s_power.service.embed import Embedded, EmbeddingRequest, EmbedService, Vectors
 from a3s_power.wire import openai as wire
 
 Vector = Any
@@ -51,11 +49,8 @@ class EmbeddingsAPI:
 
     @asynccontextmanager
     async def _chunks(self, wanted: EmbeddingRequest, written: "Written") -> AsyncIterator[Opened]:
-        try:
-            with said_by("embed", wanted.model):
-                done = await self._service.embed(wanted)
-        except EmbeddingFailed as exc:  # 400, as /api/embed has it
-            raise InvalidRequest(str(exc).strip()) from exc
+        with said_by("embed", wanted.model), client_is_to_blame():
+            done = await self._service.embed(wanted)
         yield Opened(_encoded(wanted.model, done, written))
 
 
@@ -100,24 +95,17 @@ FORMATS: Mapping[str, Written] = {
 """How a vector is written."""
 
 
-async def _encoded(model: str, done: Embedded, written: Written) -> AsyncIterator[bytes]:
-    """The reply in pieces, with a turn for others between them."""
+def _encoded(model: str, done: Embedded, written: Written) -> AsyncIterator[bytes]:
     usage = wire.EmbeddingsUsage(done.prompt_tokens, done.prompt_tokens)
-    before, _, after = json_line(wire.EmbeddingsReply("list", [], model, usage)).partition(_NO_ITEMS)
-    before += _NO_ITEMS[:-1]
-    for piece in _items(done.vectors, written):
-        yield before + piece
-        before = b","
-        await anyio.lowlevel.checkpoint()
-    yield b"]" + after
+    frame = json_line(wire.EmbeddingsReply("list", [], model, usage))
+    return filled(frame, _NO_ITEMS, _items(done.vectors, written))
 
 
 def _items(vectors: Vectors, written: Written) -> Iterator[bytes]:
-    """Objects with commas between them."""
-    rows = max(1, CHUNK_FLOATS // vectors.shape[1])
-    for start in range(0, len(vectors), rows):
+    """Arrays of objects, one for each vector."""
+    for start, rows in row_groups(vectors):
         items = [
             {"object": "embedding", "embedding": written(vector), "index": index}
-            for index, vector in enumerate(vectors[start : start + rows], start)
+            for index, vector in enumerate(rows, start)
         ]
-        yield orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        yield orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)

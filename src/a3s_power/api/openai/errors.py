@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from a3s_power.api.errors import Failure, status_of
 from a3s_power.api.sse import data_frame
-from a3s_power.errors import AppError, ContextExceeded, InvalidRequest, ServerBusy
+from a3s_power.errors import AppError, ContextExceeded, InvalidRequest, InvalidToolChoice, ServerBusy
 from a3s_power.wire.gojson import encode
 from a3s_power.wire.openai import ErrorDetail, OpenAIError
 
@@ -47,6 +47,8 @@ def _detail(exc: AppError, kind: str) -> ErrorDetail:
     match exc:
         case ContextExceeded(prompt_tokens=tokens, num_ctx=limit):
             return ErrorDetail(_too_long(tokens, limit), kind, "messages", "context_length_exceeded")
+        case InvalidToolChoice():
+            return ErrorDetail(str(exc), kind, "tool_choice", None)
         case InvalidParameter(param=param, code=code):
             return ErrorDetail(str(exc), kind, param, code)
     return ErrorDetail(str(exc), kind, None, None)

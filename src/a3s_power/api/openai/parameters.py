@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 from a3s_power.api.openai.errors import InvalidParameter
+from a3s_power.generation import JSON
 
 MAX_CHOICES = 16
 MAX_BIAS = 100.0
@@ -42,3 +44,32 @@ def logit_bias(wanted: Mapping[str, float] | None) -> dict[int, float]:
         if not -MAX_BIAS <= bias <= MAX_BIAS:
             raise InvalidParameter(f"logit_bias: {bias:g} is not between -100 and 100", "logit_bias")
     return {int(token): bias for token, bias in (wanted or {}).items()}
+
+
+class Sampled(Protocol):
+    """What both requests say alike of how to sample."""
+
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    options: dict[str, Any] | None
+
+
+def options(body: Sampled, limit: int | None, stop: list[str] | None, absent: JSON) -> JSON:
+    """OpenAI's fields, then Ollama's options, then what Ollama itself makes of fields that are not there.
+
+    `limit`: most tokens to generate; an empty `stop` leaves the model its own.
+    """
+    given = {
+        "num_predict": limit,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "seed": body.seed,
+        "frequency_penalty": body.frequency_penalty,
+        "presence_penalty": body.presence_penalty,
+        "stop": [text for text in stop or () if text] or None,
+    }
+    layers = (absent, body.options or {}, given)
+    return {name: value for layer in layers for name, value in layer.items() if value is not None}

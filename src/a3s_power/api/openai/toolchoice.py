@@ -9,22 +9,21 @@ PARAM = "tool_choice"
 
 
 def chosen(value: object, tools: Sequence[JSON], *, is_parallel: bool) -> tuple[ToolChoice, Sequence[JSON]]:
-    """The choice, and the tools that it leaves. Raises InvalidParameter."""
+    """The choice, and the tools it leaves. Raises InvalidParameter; that a tool is there, the service checks."""
     match value:
         case None | "auto":
             return ToolChoice(is_parallel=is_parallel), tools
         case "none":
             return ToolChoice(is_allowed=False), tools
         case "required":
-            return _required(tools, is_parallel=is_parallel), tools
+            return ToolChoice(is_required=True, is_parallel=is_parallel), tools
         case {"type": "function", "function": {"name": str(name)}}:
-            _named([name], tools)
             return ToolChoice(is_required=True, name=name, is_parallel=is_parallel), tools
         case {
             "type": "allowed_tools",
             "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list(allowed)},
         }:
-            return chosen(mode, _named([_name(tool) for tool in allowed], tools), is_parallel=is_parallel)
+            return chosen(mode, _allowed([_name(tool) for tool in allowed], tools), is_parallel=is_parallel)
     raise InvalidParameter(
         'invalid tool_choice (must be "none", "auto", "required", '
         '{"type": "function", "function": {"name": …}}, or {"type": "allowed_tools", …})',
@@ -32,18 +31,12 @@ def chosen(value: object, tools: Sequence[JSON], *, is_parallel: bool) -> tuple[
     )
 
 
-def _required(tools: Sequence[JSON], *, is_parallel: bool) -> ToolChoice:
-    if not tools:
-        raise InvalidParameter("tool_choice: there are no tools to choose from", PARAM)
-    return ToolChoice(is_required=True, is_parallel=is_parallel)
-
-
-def _named(names: Sequence[str], tools: Sequence[JSON]) -> Sequence[JSON]:
+def _allowed(names: Sequence[str], tools: Sequence[JSON]) -> Sequence[JSON]:
     """Those of the tools that are named."""
     known, wanted = {_name(tool) for tool in tools}, dict.fromkeys(names)
     for name in wanted:
         if name not in known:
-            raise InvalidParameter(f'tool_choice: there is no tool "{name}"', PARAM)
+            raise InvalidParameter(f'tool_choice names "{name}", which is not among the tools', PARAM)
     return [tool for tool in tools if _name(tool) in wanted]
 
 
