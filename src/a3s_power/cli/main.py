@@ -226,6 +226,24 @@ def prune(words: tuple[str, ...], dry_run: bool) -> None:  # noqa: ARG001
     space.prune(dry_run=dry_run)
 
 
+@cli.group(cls=Group, invoke_without_command=True)
+@click.pass_context
+def setup(ctx: click.Context) -> None:
+    """Set up what this machine needs"""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@setup.command("engine", cls=Command)
+@click.option("--build", metavar="NAME", help="A build other than the one that suits this machine (e.g. cu128)")
+@click.argument("backend", required=False, type=click.Choice(("cuda", "rocm", "vulkan", "cpu")))
+def setup_engine(backend: str | None, build: str | None) -> None:
+    """Choose the engine for a GPU, or tell which is in use"""
+    from a3s_power.cli import local
+
+    local.setup_engine(backend, build)
+
+
 @cli.command("help", cls=Command)
 @click.pass_context
 @arguments("[COMMAND]")
