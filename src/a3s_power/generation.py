@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from a3s_power.messages import Message, ToolCall
 from a3s_power.names import ModelName
+from a3s_power.requester import Requester
 
 JSON = Mapping[str, object]
 
@@ -46,10 +47,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of the answer."""
+    """A piece of the answer. Who asks an engine for the `tokens` it consists of gets them."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +154,4 @@ class GenerationRequest:
     """Most tokens of thoughts; then the model is made to answer."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token → what is added to its logit; -100 bans it."""
+    requester: Requester = field(default_factory=Requester)

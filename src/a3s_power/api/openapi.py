@@ -18,7 +18,9 @@ from starlette.responses import Response
 from a3s_power import __version__, options
 from a3s_power.api.ollama.replies import NDJSON
 from a3s_power.api.operations import JSON, OPERATIONS, Operation
+from a3s_power.api.requesters import HEADER
 from a3s_power.api.sse import EVENT_STREAM
+from a3s_power.requester import Priority
 from a3s_power.wire import anthropic, ollama, openai
 
 Schema = dict[str, Any]
@@ -51,6 +53,13 @@ PARAMETERS: Mapping[str, Schema] = {
     "model": {"type": "string", "description": "Its name, slashes and all: `hf.co/user/repo:tag`."},
 }
 """What may stand in the place of a name in a path."""
+
+PRIORITY: Schema = {
+    "name": HEADER,
+    "in": "header",
+    "description": "What `priority` is where the body says nothing.",
+    "schema": {"enum": [priority.value for priority in Priority]},
+}
 
 
 async def openapi(_request: Request) -> Response:
@@ -97,6 +106,8 @@ def _operation(row: Operation) -> Schema:
         told["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]} for name in names
         ]
+    if "priority" in getattr(row.request, "__struct_fields__", ()):
+        told["parameters"] = [PRIORITY]
     if row.request:
         told["requestBody"] = {"required": True, "content": _request(row.request, row.example)}
     return told

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from a3s_power.wire.gojson import GoStruct, Int
-from a3s_power.wire.ollama import KeepAlive, Options
+from a3s_power.wire.ollama import KeepAlive, Options, Priority
 
 # A text or blocks: Go's decoder leaves it to Ollama's own code, and ours to the endpoint.
 Content = Annotated[
@@ -138,6 +138,7 @@ class CountTokensRequest(_Param):
     options: Options | None = None
     """Ours: Ollama's, where the fields of this API say nothing else."""
     keep_alive: KeepAlive = None
+    priority: Priority = None
 
 
 class MessagesRequest(CountTokensRequest):

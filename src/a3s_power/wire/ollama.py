@@ -47,6 +47,13 @@ Texts = Annotated[
         extra_json_schema={"type": ["string", "array"], "items": {"type": "string"}},
     ),
 ]
+Priority = Annotated[
+    Any,
+    Meta(
+        description="Ours: whether somebody waits for it, the default, or others go first.",
+        extra_json_schema={"enum": ["interactive", "batch"]},
+    ),
+]
 Arguments = Annotated[Any, Meta(description="By name.", extra_json_schema={"type": "object"})]
 Options = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Options"})]
 
@@ -113,6 +120,7 @@ class GenerateRequest(GoStruct):
     """Whether each token comes with how likely it was."""
     top_logprobs: Int | None = None
     """And with how many of the likeliest in its place: at most 20."""
+    priority: Priority = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
     """Answer with what would be put before the model, and ask it nothing."""
 
@@ -138,6 +146,7 @@ class ChatRequest(GoStruct):
     """Whether each token comes with how likely it was."""
     top_logprobs: Int | None = None
     """And with how many of the likeliest in its place: at most 20."""
+    priority: Priority = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
     """Answer with what would be put before the model, and ask it nothing."""
 
@@ -153,6 +162,7 @@ class EmbedRequest(GoStruct):
     """Only the first so many of each vector."""
     keep_alive: KeepAlive = None
     options: Options | None = None
+    priority: Priority = None
 
 
 class EmbeddingRequest(GoStruct):
@@ -162,6 +172,7 @@ class EmbeddingRequest(GoStruct):
     prompt: str | None = None
     keep_alive: KeepAlive = None
     options: Options | None = None
+    priority: Priority = None
 
 
 class ShowRequest(GoStruct):

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from a3s_power.wire.gojson import GoStruct, Int
-from a3s_power.wire.ollama import DebugInfo, KeepAlive, Options, Reply, Texts, Tools
+from a3s_power.wire.ollama import DebugInfo, KeepAlive, Options, Priority, Reply, Texts, Tools
 
 # Any value passes here; the endpoint looks at it, and refuses what is not as these schemas say.
 ChatContent = Annotated[
@@ -33,6 +33,9 @@ Effort = Annotated[
         description="How much to reason first; `none` is not at all.",
         extra_json_schema={"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max"]},
     ),
+]
+ServiceTier = Annotated[
+    Any, Meta(description="`flex` is the `priority` `batch`, unless that says else; all others are ignored.")
 ]
 
 # ---- errors ----
@@ -199,6 +202,8 @@ class ChatCompletionRequest(GoStruct):
     """Ours, as in Ollama's own API."""
     options: Options | None = None
     """The same; OpenAI's fields win where they say something."""
+    priority: Priority = None
+    service_tier: ServiceTier = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
     """Answer with what would be put before the model, and ask it nothing."""
 
@@ -358,6 +363,8 @@ class CompletionRequest(GoStruct):
     """Ours, as in Ollama's own API."""
     options: Options | None = None
     """The same; OpenAI's fields win where they say something."""
+    priority: Priority = None
+    service_tier: ServiceTier = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
@@ -412,6 +419,8 @@ class EmbeddingsRequest(GoStruct):
     """Ours, as in Ollama's own API."""
     options: Options | None = None
     """The same."""
+    priority: Priority = None
+    service_tier: ServiceTier = None
 
 
 class EmbeddingItem(Reply):

@@ -14,6 +14,7 @@ from a3s_power.api.anthropic.replies import Asked, whole
 from a3s_power.api.anthropic.stream import MessageStream
 from a3s_power.api.bodies import read_compressed
 from a3s_power.api.imageurls import fetch, in_anthropic
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.sse import EVENT_STREAM, event_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import ChatInput, GenerationRequest
@@ -35,10 +36,12 @@ class MessagesAPI:
     async def create(self, request: Request) -> Response:
         """POST /v1/messages."""
         body = await read_compressed(request, wire.MessagesRequest)
+        requester = requester_of(request, body.priority)
 
         def reply() -> Response:
             asked = Asked(body.model or "", body.stop_sequences or ())
-            made = _Reply(self._service, reading.generation(body), asked)
+            wanted = replace(reading.generation(body), requester=requester)
+            made = _Reply(self._service, wanted, asked)
             return made.streamed() if body.stream else made.whole()
 
         return self._with_pictures(body, reply)
@@ -46,9 +49,11 @@ class MessagesAPI:
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens."""
         body = await read_compressed(request, wire.CountTokensRequest)
+        requester = requester_of(request, body.priority)
 
         def reply() -> Response:
-            return _Reply(self._service, reading.prompt(body), Asked(body.model or "")).counted()
+            wanted = replace(reading.prompt(body), requester=requester)
+            return _Reply(self._service, wanted, Asked(body.model or "")).counted()
 
         return self._with_pictures(body, reply)
 

@@ -13,6 +13,7 @@ from a3s_power.api.errors import native
 from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name, said_by
 from a3s_power.api.ollama.replies import JSON, json_reply
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.api.vectors import client_is_to_blame, filled, row_groups
 from a3s_power.errors import ContextExceeded, InvalidRequest
@@ -44,6 +45,7 @@ class EmbeddingAPI:
             keep_alive_s=keep_alive_s,
             truncate=body.truncate is not False,
             dimensions=body.dimensions or 0,
+            requester=requester_of(request, body.priority),
         )
         if not wanted.inputs:
             return WholeReply(partial(self._load, wanted), native)
@@ -62,6 +64,7 @@ class EmbeddingAPI:
             keep_alive_s=keep_alive_s,
             truncate=False,
             normalize=False,
+            requester=requester_of(request, body.priority),
         )
         return WholeReply(partial(self._one, wanted), native)
 

@@ -13,6 +13,7 @@ from a3s_power.api.errors import native, native_stream
 from a3s_power.api.ollama import fields, replies
 from a3s_power.api.ollama.naming import checked_name
 from a3s_power.api.ollama.replies import NDJSON, Ending, Piece, json_reply
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import (
     CallPart,
@@ -57,7 +58,7 @@ class GenerationAPI:
         wanted = GenerationRequest(
             model=body.model or "",
             input=ChatInput(tuple(map(fields.message, body.messages or ())), body.tools or ()),
-            **_common(body),
+            **_common(request, body),
             name=checked_name(body.model or "", "chat"),
         )
         reply = _Reply(self._service, wanted, _CHAT)
@@ -77,14 +78,14 @@ class GenerationAPI:
                 images=fields.images(body.images),
                 raw=bool(body.raw),
             ),
-            **_common(body),
+            **_common(request, body),
             name=checked_name(body.model or "", "generate"),
         )
         reply = _Reply(self._service, wanted, _GENERATE)
         return reply.about_model() if not body.prompt else reply.of(body)
 
 
-def _common(body: wire.ChatRequest | wire.GenerateRequest) -> dict[str, Any]:
+def _common(request: Request, body: wire.ChatRequest | wire.GenerateRequest) -> dict[str, Any]:
     """What both requests say alike, as fields of a GenerationRequest."""
     return {
         "options": body.options or {},
@@ -93,6 +94,7 @@ def _common(body: wire.ChatRequest | wire.GenerateRequest) -> dict[str, Any]:
         "keep_alive_s": fields.keep_alive(body.keep_alive),
         "top_logprobs": fields.top_logprobs(body.logprobs, body.top_logprobs),
         "may_truncate": body.truncate is not False,
+        "requester": requester_of(request, body.priority),
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
@@ -12,11 +13,13 @@ from a3s_power.api.imageurls import Named, fetch, in_openai
 from a3s_power.api.openai.chatreplies import ChunkWriter, Head, preview, whole
 from a3s_power.api.openai.chatrequest import generation_request
 from a3s_power.api.openai.errors import openai_work
-from a3s_power.api.openai.parameters import choice_count
+from a3s_power.api.openai.parameters import choice_count, priority
 from a3s_power.api.openai.writing import json_reply
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.sse import EVENT_STREAM, data_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import Event
+from a3s_power.requester import Requester
 from a3s_power.service.chat import ChatService
 from a3s_power.service.choices import Told, choices, variants
 from a3s_power.service.imageurls import ImageUrls
@@ -35,25 +38,28 @@ class ChatAPI:
     async def create(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = await read_compressed(request, wire.ChatCompletionRequest)
+        requester = requester_of(request, priority(body))
         pictures = in_openai(message.content for message in body.messages or ())
         if pictures and self._urls.is_on:
-            return WholeReply(partial(self._with_pictures, body, pictures), openai_work)
-        return _Reply(self._service, body).response()
+            return WholeReply(partial(self._with_pictures, body, requester, pictures), openai_work)
+        return _Reply(self._service, body, requester).response()
 
-    async def _with_pictures(self, body: wire.ChatCompletionRequest, pictures: Sequence[Named]) -> Response:
+    async def _with_pictures(
+        self, body: wire.ChatCompletionRequest, requester: Requester, pictures: Sequence[Named]
+    ) -> Response:
         """As part of the work, which ends when the client leaves."""
         await fetch(pictures, self._urls)
-        return _Reply(self._service, body).response()
+        return _Reply(self._service, body, requester).response()
 
 
 class _Reply:
     """The reply to one request, in one of its forms."""
 
-    def __init__(self, service: ChatService, body: wire.ChatCompletionRequest) -> None:
+    def __init__(self, service: ChatService, body: wire.ChatCompletionRequest, requester: Requester) -> None:
         self._service = service
         self._body = body
         self._count = choice_count(body.n)
-        self._wanted = generation_request(body)
+        self._wanted = replace(generation_request(body), requester=requester)
         self._head = Head(self._wanted.model)
 
     def response(self) -> Response:

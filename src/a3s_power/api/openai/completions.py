@@ -18,11 +18,13 @@ from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name
 from a3s_power.api.openai.chatreplies import FINGERPRINT
 from a3s_power.api.openai.errors import InvalidParameter, UnsupportedParameter, openai_work
-from a3s_power.api.openai.parameters import choice_count, go_type, logit_bias, options
+from a3s_power.api.openai.parameters import choice_count, go_type, logit_bias, options, priority
 from a3s_power.api.openai.writing import json_reply
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.sse import EVENT_STREAM, data_frame
 from a3s_power.api.streaming import EventStream, Opened, WholeReply
 from a3s_power.generation import JSON, Done, GenerationRequest, PromptInput, Text, TokenLogprob
+from a3s_power.requester import Requester
 from a3s_power.service.chat import ChatService
 from a3s_power.service.choices import Told, choices, variants
 from a3s_power.wire import openai as wire
@@ -47,7 +49,7 @@ class CompletionsAPI:
     async def create(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = await read_compressed(request, wire.CompletionRequest)
-        reply = _Reply(self._service, body)
+        reply = _Reply(self._service, body, requester_of(request, priority(body)))
         if body.stream:
             return EventStream(reply.events, openai_work, EVENT_STREAM)
         return WholeReply(reply.whole, openai_work)
@@ -56,7 +58,7 @@ class CompletionsAPI:
 # ---- the request ----
 
 
-def _wanted(body: wire.CompletionRequest) -> GenerationRequest:
+def _wanted(body: wire.CompletionRequest, requester: Requester) -> GenerationRequest:
     """What is wanted for each prompt."""
     model = body.model or ""
     if body.echo and body.logprobs is not None:
@@ -69,6 +71,7 @@ def _wanted(body: wire.CompletionRequest) -> GenerationRequest:
         keep_alive_s=fields.keep_alive(body.keep_alive),
         top_logprobs=fields.top_logprobs(body.logprobs is not None, body.logprobs),
         logit_bias=logit_bias(body.logit_bias),
+        requester=requester,
         name=checked_name(model, "generate"),
     )
 
@@ -142,14 +145,14 @@ class _Rows:
 class _Reply:
     """The reply to one request, in one of its forms."""
 
-    def __init__(self, service: ChatService, body: wire.CompletionRequest) -> None:
+    def __init__(self, service: ChatService, body: wire.CompletionRequest, requester: Requester) -> None:
         self._service = service
         self._body = body
         self._id = f"cmpl-{secrets.randbelow(10**9)}"
         self._prompts = _prompts(body)
         self._count = choice_count(body.n)
         """How many choices for each prompt; their indices go on from one prompt to the next."""
-        self._wanted = _wanted(body)
+        self._wanted = _wanted(body, requester)
         self._rows: dict[int, _Rows] = defaultdict(_Rows)
         self._endings: dict[int, Done] = {}
 

@@ -14,7 +14,9 @@ from a3s_power.api.bodies import read_compressed
 from a3s_power.api.ollama import fields
 from a3s_power.api.ollama.naming import checked_name, said_by
 from a3s_power.api.openai.errors import InvalidParameter, openai_work
+from a3s_power.api.openai.parameters import priority
 from a3s_power.api.openai.writing import JSON, json_line
+from a3s_power.api.requesters import requester_of
 from a3s_power.api.streaming import EventStream, Opened
 from a3s_power.api.vectors import client_is_to_blame, filled, row_groups
 from a3s_power.service.embed import Embedded, EmbeddingRequest, EmbedService, Vectors
@@ -44,6 +46,7 @@ class EmbeddingsAPI:
             options=body.options or {},
             keep_alive_s=fields.keep_alive(body.keep_alive),
             dimensions=body.dimensions or 0,
+            requester=requester_of(request, priority(body)),
         )
         return EventStream(partial(self._chunks, wanted, written), openai_work, JSON)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from a3s_power.api.errors import Failure, status_of
+from a3s_power.api.requesters import InvalidPriority
 from a3s_power.api.sse import data_frame
 from a3s_power.errors import AppError, ContextExceeded, InvalidRequest, InvalidToolChoice, ServerBusy
 from a3s_power.wire.gojson import encode
@@ -49,6 +50,8 @@ def _detail(exc: AppError, kind: str) -> ErrorDetail:
             return ErrorDetail(_too_long(tokens, limit), kind, "messages", "context_length_exceeded")
         case InvalidToolChoice():
             return ErrorDetail(str(exc), kind, "tool_choice", None)
+        case InvalidPriority():
+            return ErrorDetail(str(exc), kind, "priority", None)
         case InvalidParameter(param=param, code=code):
             return ErrorDetail(str(exc), kind, param, code)
     return ErrorDetail(str(exc), kind, None, None)

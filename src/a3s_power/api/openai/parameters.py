@@ -1,4 +1,4 @@
-"""Fields that chats and texts are asked for with alike."""
+"""Fields that several of OpenAI's requests have alike."""
 
 import re
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from a3s_power.api.openai.errors import InvalidParameter
 from a3s_power.generation import JSON
+from a3s_power.requester import Priority
 
 MAX_CHOICES = 16
 MAX_BIAS = 100.0
@@ -44,6 +45,18 @@ def logit_bias(wanted: Mapping[str, float] | None) -> dict[int, float]:
         if not -MAX_BIAS <= bias <= MAX_BIAS:
             raise InvalidParameter(f"logit_bias: {bias:g} is not between -100 and 100", "logit_bias")
     return {int(token): bias for token, bias in (wanted or {}).items()}
+
+
+class Urgent(Protocol):
+    """What all requests say alike of how urgent they are."""
+
+    priority: object
+    service_tier: object
+
+
+def priority(body: Urgent) -> object:
+    """What the body says, to be checked yet. OpenAI's `flex` is cheaper there, and waits until there is room."""
+    return Priority.BATCH if body.priority is None and body.service_tier == "flex" else body.priority
 
 
 class Sampled(Protocol):
