@@ -17,7 +17,9 @@ import a3s_power
 SOURCE = Path(a3s_power.__file__).parent
 
 # Pure values, on the standard library alone; everyone may import them.
-VOCABULARY = ("errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress")
+VOCABULARY = (
+    "errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress", "requester",
+)  # fmt: skip
 
 # room → the rooms it may import, besides itself. Inner rooms stand first: no arrow points down the page.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -25,8 +27,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VOCABULARY, VOCABULARY),
     "logs": (),
     "settings": VOCABULARY,
+    "setup": VOCABULARY,                                       # other programs' environments in our home
     "wire": (),                                                # JSON shapes: nothing of ours
     "devices": (),                                             # the machine
+    "gpus": (),                                                # their memory, as the driver tells it
     "ggml_types": (),
     "gguf": (*VOCABULARY, "ggml_types"),
     "store": (*VOCABULARY, "gguf"),
@@ -35,9 +39,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "prompt": (*VOCABULARY, "gguf", "grammar"),                # no I/O
     "build": (*VOCABULARY, "gguf", "prompt", "store"),
     "runner.base": VOCABULARY,                                 # the contract
-    "runner": (*VOCABULARY, "devices", "runner.base"),         # those who keep it
+    "runner": (*VOCABULARY, "devices", "gpus", "runner.base"),  # those who keep it
     "runner.host": (),                                         # the child's main: starts with each model
-    "scheduler": (*VOCABULARY, "gguf", "devices", "runner.base"),  # knows no engine
+    "scheduler": (*VOCABULARY, "gguf", "devices", "gpus", "runner.base"),  # knows no engine
     "service": (*VOCABULARY, "gguf", "devices", "store", "registry", "grammar", "prompt", "build", "runner.base",
                 "scheduler"),
     "api": ("", *VOCABULARY, "wire", "service"),
@@ -47,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cli": ("", *VOCABULARY, "wire", "client"),                # what it can do, curl can do
     "cli.target": (*VOCABULARY, "settings", "client"),         # where the server is
     "cli.run": (*VOCABULARY, "wire", "client", "settings"),    # where the history is
-    "cli.local": (*VOCABULARY, "settings", "server"),          # the commands that work on this machine
+    "cli.local": (*VOCABULARY, "settings", "setup", "server"),  # the commands that work on this machine
     "server": ("*",),                                          # builds everything
 }  # fmt: skip
 

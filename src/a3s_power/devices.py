@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ class ProcessMemory:
 
     resident: int
     reclaimable: int
+    gpus: Mapping[str, int] | None = None
+    """Bytes by GPU; None where nobody can tell."""
 
 
 def available_memory() -> int:
@@ -32,7 +34,7 @@ def available_memory() -> int:
 def memory_of(pid: int) -> ProcessMemory:
     """What a process and its children hold; zeros once it is gone."""
     resident = reclaimable = 0
-    for member in _family(pid):
+    for member in family(pid):
         try:
             info = psutil.Process(member).memory_info()
         except psutil.Error:
@@ -60,7 +62,7 @@ def physical_cores() -> int:
     return max(1, min(logical_cores(), psutil.cpu_count(logical=False) or 1))
 
 
-def _family(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
     """A process and all below it. Linux lists a thread's children, which spares a walk over all processes."""
     yield pid
     try:
@@ -71,7 +73,7 @@ def _family(pid: int) -> Iterator[int]:
         except psutil.Error:
             return
     for child in children:
-        yield from _family(child)
+        yield from family(child)
 
 
 def _own_cgroups() -> Iterator[Path]:

@@ -160,6 +160,14 @@ class RunnerFailed(AppError):
     """A runner died, or broke off, while it served a request."""
 
 
+class RunnerLost(RunnerFailed):
+    """The runner itself is gone, or was ended because it stood still: nobody else is served by it either."""
+
+
+class Suspected(InvalidRequest):
+    """A request that has ended runners before, and is not tried again for a while."""
+
+
 class EngineRejected(AppError):
     """The engine refused a request, in its own words and with its own HTTP status."""
 

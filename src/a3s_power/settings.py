@@ -196,8 +196,18 @@ class Settings:
     nohistory: bool = _key(False, _boolean, "OLLAMA_NOHISTORY")
     """Interactive sessions leave no lines behind."""
     debug: bool = _key(False, _boolean, "OLLAMA_DEBUG")
+    kv_pool: int = _key(0, _natural)
+    """Tokens that the requests at one model may hold together; 0 is as many as memory allows, up to all."""
+    stall_timeout: float = _key(300.0, _stall_limit)
+    """How long a runner may owe tokens without a sign of progress."""
+    gpu_overhead: int = _key(0, _natural, "OLLAMA_GPU_OVERHEAD")
+    """Bytes of each GPU that stay free."""
+    sched_spread: bool = _key(False, _boolean, "OLLAMA_SCHED_SPREAD")
+    """Models lie on all GPUs, also those that fit on one."""
     llama_server: str = _key("", str)
     """A llama-server binary to drive instead of the engine that comes with us."""
+    engine_index: str = _key("https://xorbitsai.github.io/xllamacpp/whl", str)
+    """Where `setup engine` finds builds for GPUs: a URL with one package index below it for each build."""
 
     @property
     def endpoint(self) -> Endpoint:

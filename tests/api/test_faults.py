@@ -4,14 +4,15 @@ import json
 import os
 import select
 import signal
+from contextlib import suppress
 
 import anyio
 import httpx2
 import psutil
 import pytest
 
-from a3s_power.runner.link import exchange
-from tests.support.api import PATIENCE_S, until
+from a3s_power.runner.link import LinkBroken, exchange
+from tests.support.api import PATIENCE_S, send_request, until
 from tests.support.engines import family_of, wait_until_gone
 
 ENDLESS = {"model": "m", "prompt": "forever"}
@@ -22,20 +23,12 @@ def open_streams(api) -> int:
 
     async def ask():
         async for socket in anyio.Path(api.runtime_dir).glob("*/s.sock"):
-            async with exchange(str(socket), "/open-streams") as reply:
-                return json.loads(await reply.read())["count"]
+            with suppress(LinkBroken):  # of an engine that is just gone, or not yet there
+                async with exchange(str(socket), "/open-streams") as reply:
+                    return json.loads(await reply.read())["count"]
         return 0
 
     return anyio.run(ask)
-
-
-def send_request(api, path, body):
-    """Send a whole request on a bare connection, and return the connection."""
-    connection = api.connect()
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
-    connection.sendall(head.encode() + content)
-    return connection
 
 
 def runner_pid(api) -> int:
@@ -112,6 +105,51 @@ def test_a_runner_that_dies_fails_its_request_and_the_next_one_gets_another(scri
         api.post("/api/generate", {"model": "m", "prompt": "say:anew", "stream": False}).json()["response"]
         == "anew"
     )
+
+
+def generated(api, prompt):
+    return api.post("/api/generate", {"model": "m", "prompt": prompt, "stream": False})
+
+
+def test_a_runner_that_is_lost_before_the_first_word_is_replaced_and_nobody_notices(scripted):
+    api = scripted()
+    connection = send_request(api, "/api/generate", {"model": "m", "prompt": "stall:0", "stream": False})
+    until(lambda: api.loaded() and open_streams(api) == 1)
+    os.killpg(runner_pid(api), signal.SIGKILL)
+    until(lambda: "tried again on another runner" in api.server.log.read_text())
+    until(lambda: open_streams(api) == 1)
+    connection.close()
+
+
+def test_a_request_that_ends_runners_is_tried_twice_and_then_no_more(scripted):
+    api = scripted()
+    lost = generated(api, "die:0")
+    assert (lost.status_code, lost.json()["error"][:22]) == (500, "model runner has unexp")
+    assert api.server.log.read_text().count("runner died") == 2
+    refused = generated(api, "die:0")
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("this request has ended the model's runner 2 times")
+    assert api.server.log.read_text().count("runner died") == 2
+    assert generated(api, "say:others are served").json()["response"] == "others are served"
+    assert generated(api, "die:1").status_code == 500  # another one, which had told a word: not tried again
+    assert api.server.log.read_text().count("runner died") == 3
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_a_runner_that_stands_still_is_ended_and_its_requests_are_told(scripted, tokens):
+    api = scripted(A3S_POWER_STALL_TIMEOUT="1s")
+    reply = api.post("/api/generate", {"model": "m", "prompt": f"stall:{tokens}"})
+    last = reply.json() if not tokens else json.loads(reply.text.splitlines()[-1])
+    assert last["error"].endswith("it made no progress for 1 s")
+    assert generated(api, "say:anew").json()["response"] == "anew"
+
+
+def test_a_runner_that_owes_nothing_may_stand_still(scripted):
+    api = scripted(A3S_POWER_STALL_TIMEOUT="0.2s")
+    pid = runner_pid(api) if generated(api, "say:hi").status_code == 200 else 0
+    slow = list(api.stream("/api/generate", {"model": "m", "prompt": "paced:20:20"}))  # a second, a word at a time
+    assert slow[-1]["done"]
+    assert runner_pid(api) == pid
 
 
 def test_a_runner_that_is_killed_is_noticed_by_all_it_served(scripted):

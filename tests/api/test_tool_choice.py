@@ -7,7 +7,6 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from a3s_power.devices import available_memory, memory_of
 from a3s_power.errors import InvalidRequest
 from a3s_power.generation import (
     CallPart,
@@ -22,11 +21,15 @@ from a3s_power.generation import (
 )
 from a3s_power.messages import Message, ToolCall
 from a3s_power.names import ModelName
+from a3s_power.scheduler.machine import Memory
+from a3s_power.scheduler.measured import Measurements
+from a3s_power.scheduler.plans import Sizing
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import Limits, Machine
 from a3s_power.service.cards import Cards
 from a3s_power.service.chat import ChatService
 from a3s_power.service.loading import LoadDefaults, Loader
+from a3s_power.service.suspects import Suspects
 from a3s_power.store.models import ModelStore
 from demo.server import running_server
 from tests.api.test_prompt_paths import FORCED_THINKING
@@ -83,12 +86,15 @@ def store(smollm2_gguf, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 async def service(store, tmp_path_factory):
-    machine = Machine(available_memory, memory_of, time.monotonic)
+    memory = Memory()
+    machine = Machine(memory.available, memory.of, time.monotonic)
     scheduler = Scheduler(
         real_engine(tmp_path_factory.mktemp("e")), machine, Limits(max_loaded=2, max_queue=9, keep_alive_s=60)
     )
     async with scheduler.running():
-        yield ChatService(Cards(store, None), Loader(scheduler, LoadDefaults(slots=1, num_ctx=512)))
+        sizing = Sizing(Measurements(None, ""))
+        loader = Loader(scheduler, LoadDefaults(slots=1, num_ctx=512), sizing)
+        yield ChatService(Cards(store, None), loader, Suspects())
 
 
 @dataclass

@@ -84,6 +84,15 @@ class API:
         self.sdk._client.close()
 
 
+def send_request(api: API, path: str, body: Any) -> socket.socket:
+    """Send a whole request on a bare connection, and return the connection."""
+    connection = api.connect()
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
 def tiny_gguf(
     path: Path, *, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE, **more: Any
 ) -> Path:

@@ -10,6 +10,7 @@ What it answers is told by the prompt (the last message of a chat):
     say:a|b|c     three tokens, then the end            chunks:N    N tokens as fast as they go
     paced:N:R     N tokens, R of them a second          die:N       N tokens, then SIGKILL to itself
     forever       tokens without end
+    stall:N       N tokens, then nothing more             drip:MS:a|b  two tokens, after MS milliseconds each
     refuse:418    HTTP status 418 before any token      break:N     N tokens, then an error in the stream
     long:N        refused: N tokens do not fit
     raw:<json>    these server-sent events, a JSON list of objects, as they are
@@ -55,7 +56,9 @@ def tokens_of(prompt: str) -> Iterator[str]:
     verb, _, rest = prompt.partition(":")
     if verb == "say":
         yield from rest.split("|")
-    elif verb in {"chunks", "die", "break", "paced"}:
+    elif verb == "drip":
+        yield from rest.partition(":")[2].split("|")
+    elif verb in {"chunks", "die", "break", "paced", "stall"}:
         yield from (f" tok{i}" for i in range(int(rest.partition(":")[0])))
     elif verb == "forever":
         for n in count():
@@ -110,6 +113,8 @@ class Engine:
             writer.write(reply(200, {"tokens": list(range(len(body["content"].split())))}))
         elif path == "/detokenize":
             writer.write(reply(200, {"content": " ".join(f"t{token}" for token in body["tokens"])}))
+        elif path == "/slots":
+            writer.write(reply(200, [{"is_processing": True, "id_task": 1}] * self.open_streams))
         elif path == "/open-streams":
             writer.write(reply(200, {"count": self.open_streams}))
         else:
@@ -153,9 +158,12 @@ class Engine:
     async def stream(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
         limit, count, verb = body.get("n_predict", -1), 0, prompt.partition(":")[0]
         start, rate = time.perf_counter(), int(prompt.split(":")[2]) if verb == "paced" else 0
+        pause_s = int(prompt.split(":")[1]) / 1000 if verb == "drip" else 0
         for token in tokens_of(prompt):
             if count == limit:
                 break
+            if pause_s:
+                await asyncio.sleep(pause_s)
             count += 1
             delta = {"choices": [{"delta": {"content": token}, "finish_reason": None}]}
             writer.write(event(delta if is_chat else {"content": token, "stop": False}))
@@ -164,6 +172,9 @@ class Engine:
             if count % 64 == 0 or verb != "chunks":
                 await writer.drain()
                 await asyncio.sleep(0)
+        if verb == "stall":
+            await writer.drain()
+            await asyncio.Event().wait()
         if verb == "die":
             await writer.drain()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -180,11 +191,13 @@ class Engine:
 
 
 def main() -> None:
+    if "--list-devices" in sys.argv:
+        return print("Available devices:")
     if SWITCHES.get("ignore_term"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if words := SWITCHES.get("last_words"):
         sys.exit(words)
-    asyncio.run(Engine().serve(sys.argv[sys.argv.index("--host") + 1]))
+    return asyncio.run(Engine().serve(sys.argv[sys.argv.index("--host") + 1]))
 
 
 if __name__ == "__main__":

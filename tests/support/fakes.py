@@ -1,6 +1,6 @@
 """An engine without processes and a machine without hardware: the scheduler's outside, as tests want it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -8,8 +8,11 @@ from itertools import count
 import anyio
 
 from a3s_power.devices import ProcessMemory
+from a3s_power.errors import LoadFailed, LoadFailure
 from a3s_power.names import ModelName
 from a3s_power.runner.base import ChatPrompt, Embeddings, EventStream, LoadSpec, Sampling
+from a3s_power.scheduler.placement import Capacity
+from a3s_power.scheduler.plans import Fitted
 from a3s_power.scheduler.slots import Machine
 from a3s_power.units import GB
 
@@ -23,16 +26,60 @@ class FakeModel:
     name: ModelName
 
 
+@dataclass(frozen=True)
+class FakePlan:
+    """A model that takes `need` bytes, and `least` of them if it must. `fit` says what is loaded into how many bytes."""
+
+    spec: LoadSpec
+    need: int = SIZE
+    least: int | None = None
+    fit: Callable[[int], tuple[LoadSpec, int]] | None = None
+    join: Callable[[LoadSpec], "FakePlan"] | None = None
+    shrink: Callable[[LoadSpec], LoadSpec | None] = lambda _loaded: None
+
+    def is_at_ease(self, free: Capacity) -> bool:
+        return self.need <= free.host
+
+    def fits(self, free: Capacity) -> bool:
+        return (self.need if self.least is None else self.least) <= free.host
+
+    def fitted(self, free: Capacity) -> Fitted:
+        spec, size = self.fit(free.host) if self.fit else (self.spec, self.need)
+        return Fitted(spec, Capacity(size))
+
+    def smaller(self, loaded: LoadSpec) -> Fitted | None:
+        spec = self.shrink(loaded)
+        return spec and Fitted(spec, Capacity(self.need // 2))
+
+    def refusal(self, most: Capacity) -> LoadFailed:
+        return LoadFailed(f"{self.need} bytes do not fit into {most.host}", LoadFailure.OUT_OF_MEMORY)
+
+    def joined(self, replaced: LoadSpec) -> "FakePlan":
+        return self.join(replaced) if self.join else self
+
+
 class FakeRunner:
     """A runner that only lives and dies."""
 
     def __init__(self, pid: int, spec: LoadSpec) -> None:
         self.pid = pid
         self.spec = spec
+        self.at: Hashable | None = None
+        """How far it has come with what it owes."""
+        self.verdict = ""
         self._death = anyio.Event()
 
     def die(self) -> None:
         self._death.set()
+
+    async def settled(self) -> None:
+        raise NotImplementedError
+
+    async def progress(self) -> Hashable | None:
+        return self.at
+
+    def condemn(self, reason: str) -> None:
+        self.verdict = reason
 
     async def wait_exit(self) -> None:
         await self._death.wait()
@@ -118,13 +165,25 @@ class FakeMachine:
         self.now = 0.0
         self.sizes: dict[str, int] = {}
         self._engine = engine
-        self.machine = Machine(self._available, self._memory_of, lambda: self.now)
+        self.machine = Machine(self._available, self._memory_of, lambda: self.now, self._sleep, self._record)
+        self.recorded: list[tuple[LoadSpec, Capacity]] = []
+        self.passed = anyio.Event()
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
+        self.passed.set()
+        self.passed = anyio.Event()
 
-    def _available(self) -> int:
-        return self.total - sum(self._memory_of(pid).resident for pid in self._engine.runners)
+    async def _sleep(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            await self.passed.wait()
+
+    async def _record(self, spec: LoadSpec, held: Capacity) -> None:
+        self.recorded.append((spec, held))
+
+    def _available(self) -> Capacity:
+        return Capacity(self.total - sum(self._memory_of(pid).resident for pid in self._engine.runners))
 
     def _memory_of(self, pid: int) -> ProcessMemory:
         runner = self._engine.runners.get(pid)

@@ -12,6 +12,8 @@ from a3s_power.errors import ContextExceeded, InvalidRequest, RunnerFailed
 from a3s_power.names import ModelName
 from a3s_power.runner import llamajson
 from a3s_power.runner.base import Embeddings, LoadSpec, Pooling
+from a3s_power.scheduler.measured import Measurements
+from a3s_power.scheduler.plans import Sizing
 from a3s_power.service.embed import (
     CHARS_PER_TOKEN,
     GROUP_CHARS,
@@ -224,7 +226,7 @@ def card(trained_ctx=512):
     ],
 )  # fmt: skip
 def test_an_embedding_model_gets_a_text_in_one_batch(trained_ctx, options, pooling, expected):
-    plan, _ = Loader(None, LoadDefaults()).plan(card(trained_ctx), options, pooling)
+    plan, _ = Loader(None, LoadDefaults(), Sizing(Measurements(None, ""))).plan(card(trained_ctx), options, pooling)
     assert (plan.spec.num_batch, plan.spec.pooling) == (expected, pooling)
 
 

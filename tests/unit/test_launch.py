@@ -5,16 +5,17 @@ import dataclasses
 import pytest
 import xllamacpp
 
-from a3s_power.devices import physical_cores
 from a3s_power.runner.base import LoadSpec, Pooling
+from a3s_power.runner.cores import Cores
 from a3s_power.runner.host import _assign
 from a3s_power.runner.launch import BINARY, LIBRARY, binary_argv, engine_environment, library_params
 from a3s_power.runner.process import child_environment
 
+CORES = Cores(6, 700)
 PLAIN = LoadSpec("/m")
 RICH = LoadSpec(
-    "/rich", ("/p",), ("/a", "/b"), num_ctx=1024, slots=3, num_batch=64, num_gpu=7, main_gpu=1, use_mmap=False,
-    num_thread=5, kv_cache_type="q8_0", flash_attention=True, pooling=Pooling.LAST,
+    "/rich", ("/p",), ("/a", "/b"), num_ctx=1024, slots=3, kv_pool=2048, num_batch=64, num_gpu=7, main_gpu=1,
+    devices=("CUDA1",), use_mmap=False, num_thread=5, kv_cache_type="q8_0", flash_attention=True, pooling=Pooling.LAST,
 )  # fmt: skip
 NO_MATTER = {"is_ctx_automatic"}  # to the engine: it says who chose, not what
 FIELDS = {field.name for field in dataclasses.fields(LoadSpec)} - NO_MATTER
@@ -39,17 +40,20 @@ def test_each_field_reaches_the_engine_by_its_own_row(name):
         ({}, {"n_gpu_layers": -1, "fit_params": True, "flash_attn_type": "LLAMA_FLASH_ATTN_TYPE_AUTO"}),
         ({"num_gpu": 0}, {"n_gpu_layers": 0, "fit_params": False}),
         ({"main_gpu": 0}, {"main_gpu": 0, "split_mode": "LLAMA_SPLIT_MODE_NONE"}),
+        ({"devices": ("CUDA1",)}, {"main_gpu": 1, "split_mode": "LLAMA_SPLIT_MODE_NONE"}),
+        ({"devices": ("ROCm12",), "main_gpu": 0}, {"main_gpu": 12}),
+        ({"devices": ("Metal",)}, {"main_gpu": 0}),
         ({"use_mmap": False}, {"load_mode": "LLAMA_LOAD_MODE_NONE"}),
         ({"flash_attention": False}, {"flash_attn_type": "LLAMA_FLASH_ATTN_TYPE_DISABLED"}),
         ({"kv_cache_type": "q8_0"}, {"cache_type_k": "GGML_TYPE_Q8_0", "cache_type_v": "GGML_TYPE_Q8_0"}),
         ({"pooling": Pooling.FILE}, {"embedding": True}),
         ({"pooling": Pooling.LAST}, {"embedding": True, "pooling_type": "LLAMA_POOLING_TYPE_LAST"}),
         ({"num_thread": 3}, {"cpuparams.n_threads": 3, "cpuparams_batch.n_threads": 3}),
-        ({}, {"cpuparams.n_threads": physical_cores(), "cache_ram_mib": 0, "offline": True, "ui": False}),
+        ({}, {"cpuparams.n_threads": CORES.threads, "cache_ram_mib": 0, "offline": True, "ui": False}),
     ],
 )  # fmt: skip
 def test_a_spec_becomes_parameters_of_the_library(changes, expected):
-    params = library_params(dataclasses.replace(PLAIN, **changes))
+    params = library_params(dataclasses.replace(PLAIN, **changes), CORES)
     assert expected.items() <= params.items()
 
 
@@ -57,19 +61,39 @@ def test_a_spec_becomes_parameters_of_the_library(changes, expected):
     "absent", ["main_gpu", "split_mode", "load_mode", "mmproj.path", "lora_adapters", "embedding", "pooling_type"]
 )
 def test_what_nobody_asked_for_is_left_to_the_engine(absent):
-    assert absent not in library_params(PLAIN)
+    assert absent not in library_params(PLAIN, CORES)
+
+
+def test_several_devices_are_all_that_the_library_has():
+    params = library_params(dataclasses.replace(PLAIN, devices=("CUDA0", "CUDA1"), main_gpu=7), CORES)
+    assert {"main_gpu", "split_mode"} & set(params) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"main_gpu": 1}, ["--main-gpu", "1", "--split-mode", "none"]),
+        ({"devices": ("CUDA1",)}, ["--device", "CUDA1"]),
+        ({"devices": ("CUDA1",), "main_gpu": 1}, ["--device", "CUDA1"]),  # where it would be one of one
+        ({"devices": ("CUDA0", "CUDA1")}, ["--device", "CUDA0,CUDA1"]),
+        ({}, []),
+    ],
+)
+def test_the_binary_is_given_its_devices_by_name(changes, expected):
+    spec = dataclasses.replace(PLAIN, **changes)
+    assert BINARY["main_gpu"](spec) + BINARY["devices"](spec) == expected
 
 
 def test_a_file_s_own_pooling_is_left_to_the_engine():
     spec = dataclasses.replace(PLAIN, pooling=Pooling.FILE)
-    assert "pooling_type" not in library_params(spec)
+    assert "pooling_type" not in library_params(spec, CORES)
     assert BINARY["pooling"](spec) == ["--embedding"]
 
 
 @pytest.mark.parametrize("spec", [PLAIN, RICH], ids=["plain", "rich"])
 def test_the_engine_knows_every_parameter_and_every_name_of_a_value(spec):
     common = xllamacpp.CommonParams()
-    params = library_params(spec)
+    params = library_params(spec, CORES)
     params.pop("lora_adapters", None)  # objects, which the host makes
     for path, value in params.items():
         _assign(common, path, value)  # AttributeError or KeyError for one that is not there
@@ -82,15 +106,15 @@ def test_the_engine_knows_every_parameter_and_every_name_of_a_value(spec):
 @pytest.mark.parametrize("kv_cache_type", ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
 def test_the_engine_knows_every_type_of_kv_cache(kv_cache_type):
     spec = dataclasses.replace(PLAIN, kv_cache_type=kv_cache_type)
-    _assign(xllamacpp.CommonParams(), "cache_type_k", library_params(spec)["cache_type_k"])
+    _assign(xllamacpp.CommonParams(), "cache_type_k", library_params(spec, CORES)["cache_type_k"])
 
 
 def test_a_spec_becomes_arguments_of_the_binary():
-    assert binary_argv(RICH, "/s.sock") == [
+    assert binary_argv(RICH, "/s.sock", CORES) == [
         "--host", "/s.sock", "--offline", "--no-webui", "--jinja", "--cache-ram", "0", "--log-verbosity", "2",
         "--model", "/rich", "--mmproj", "/p", "--lora", "/a", "--lora", "/b",
-        "--ctx-size", "3072", "--no-kv-unified", "--parallel", "3", "--threads-http", "7",
-        "--batch-size", "64", "--ubatch-size", "64", "--n-gpu-layers", "7", "--main-gpu", "1", "--split-mode", "none",
+        "--parallel", "3", "--threads-http", "7", "--ctx-size", "2048", "--kv-unified",
+        "--batch-size", "64", "--ubatch-size", "64", "--n-gpu-layers", "7", "--device", "CUDA1",
         "--no-mmap", "--threads", "5", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--flash-attn", "on",
         "--embedding", "--pooling", "last",
     ]  # fmt: skip
@@ -101,7 +125,20 @@ def test_zero_layers_on_the_gpu_is_told_and_automatic_is_not():
     assert BINARY["num_gpu"](PLAIN) == []
 
 
+@pytest.mark.parametrize(("num_thread", "expected"), [(0, 6), (3, 3)])
+def test_threads_are_those_asked_for_or_else_the_machine_s(num_thread, expected):
+    spec = dataclasses.replace(PLAIN, num_thread=num_thread)
+    params, argv = library_params(spec, Cores(6, 700)), binary_argv(spec, "/s", Cores(6, 700))
+    assert params["cpuparams.n_threads"] == params["cpuparams_batch.n_threads"] == expected
+    assert argv[argv.index("--threads") + 1] == str(expected)
+
+
 # ---- the child's environment ----
+
+
+def test_an_engine_spins_as_the_machine_has_it():
+    assert engine_environment(Cores(6, 700))["GOMP_SPINCOUNT"] == "700"
+    assert engine_environment(Cores.default())["GOMP_SPINCOUNT"] == "2000"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +168,6 @@ def test_what_we_set_ourselves_wins():
 
 
 def test_every_engine_has_a_picture_marker_that_nobody_can_guess():
-    markers = {engine_environment()["LLAMA_MEDIA_MARKER"] for _ in range(9)}
+    markers = {engine_environment(Cores.default())["LLAMA_MEDIA_MARKER"] for _ in range(9)}
     assert len(markers) == 9
     assert all(len(marker) >= 32 for marker in markers)

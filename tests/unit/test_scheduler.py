@@ -2,19 +2,22 @@
 
 import math
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, ServerBusy
+from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, RunnerLost, ServerBusy
 from a3s_power.names import ModelName
+from a3s_power.requester import Priority, Requester
 from a3s_power.runner.base import LoadSpec
+from a3s_power.scheduler.placement import Capacity
 from a3s_power.scheduler.scheduler import Scheduler
-from a3s_power.scheduler.slots import Limits, LoadPlan, Machine
+from a3s_power.scheduler.slots import ANYBODY, Asked, Limits, Machine
 from a3s_power.units import FOREVER, GB
-from tests.support.fakes import SIZE, FakeEngine, FakeMachine, FakeModel
+from tests.support.fakes import SIZE, FakeEngine, FakeMachine, FakeModel, FakePlan
 
 pytestmark = pytest.mark.anyio
 
@@ -47,11 +50,11 @@ class Request:
         self._and_then = and_then
         self._leave.set()
 
-    async def run(self, scheduler, keep_alive_s):
+    async def run(self, scheduler, keep_alive_s, asked):
         model = FakeModel(ModelName.parse(self.model))
         try:
             with self.scope:
-                async with scheduler.lease(model, self.plan, keep_alive_s) as self.lease:
+                async with scheduler.lease(model, self.plan, keep_alive_s, asked) as self.lease:
                     await self._leave.wait()
                 self._and_then()
         except AppError as exc:
@@ -69,10 +72,10 @@ class House:
         self.scheduler = Scheduler(self.engine, self.machine.machine, limits)
         self.tasks = None
 
-    async def ask(self, model, *, keep_alive_s=None, need=SIZE, fit=None, join=None, **spec):
+    async def ask(self, model, *, keep_alive_s=None, asked=ANYBODY, plan=None, **spec):
         """A request for a model, as far as it gets."""
-        request = Request(model, LoadPlan(LoadSpec(model, **{"slots": 4, **spec}), need, fit, join))
-        self.tasks.start_soon(request.run, self.scheduler, keep_alive_s)
+        request = Request(model, FakePlan(LoadSpec(model, **{"slots": 4, **spec}), **plan or {}))
+        self.tasks.start_soon(request.run, self.scheduler, keep_alive_s, asked)
         await settle()
         return request
 
@@ -194,28 +197,28 @@ async def test_a_plan_has_the_last_word_of_what_is_loaded_into_what_is_free(held
             return LoadSpec("b", num_ctx=777), 5 * GB
 
         it.engine.hold_loads()
-        await it.ask("b", fit=fit, need=1)
+        await it.ask("b", plan={"fit": fit, "need": 1})
         assert offered == [free]
         assert [(row.spec.num_ctx, row.size) for row in it.scheduler.loaded()][1] == (777, 5 * GB)
-        await it.ask("c", fit=fit, need=1)
+        await it.ask("c", plan={"fit": fit, "need": 1})
         assert offered == [free, free - 5 * GB]
 
 
 async def test_a_load_takes_what_it_has_not_yet_taken():
     async with house(total=10 * GB) as it:
         it.engine.hold_loads()
-        await it.ask("a", need=6 * GB)
+        await it.ask("a", plan={"need": 6 * GB})
         it.engine.progress[0](5 * GB)  # the machine counts these as taken
         it.machine.total -= 5 * GB
-        assert (await it.ask("b", need=5 * GB)).is_waiting
+        assert (await it.ask("b", plan={"need": 5 * GB})).is_waiting
         assert it.engine.models == ["a"]
-        await it.ask("c", need=4 * GB)
+        await it.ask("c", plan={"need": 4 * GB})
         assert it.engine.models == ["a"]  # behind b, who wants room
 
 
 async def test_a_model_larger_than_everything_is_tried_alone():
     async with house(total=SIZE) as it:
-        assert (await it.ask("a", need=9 * SIZE)).is_holding
+        assert (await it.ask("a", plan={"need": 9 * SIZE, "least": SIZE})).is_holding
 
 
 async def test_a_runner_of_the_same_model_is_replaced_only_when_it_is_gone():
@@ -235,11 +238,11 @@ async def test_a_runner_of_the_same_model_is_replaced_only_when_it_is_gone():
 @pytest.mark.parametrize("is_joined", [False, True])
 async def test_a_runner_that_replaces_another_may_do_what_that_one_did(is_joined):
     def join(replaced):
-        return LoadPlan(LoadSpec("a", slots=4, num_ctx=8192, num_batch=replaced.num_batch), SIZE)
+        return FakePlan(LoadSpec("a", slots=4, num_ctx=8192, num_batch=replaced.num_batch), SIZE)
 
     async with house() as it:
         await it.use("a", num_batch=7, num_ctx=2048)
-        second = await it.ask("a", num_ctx=8192, join=join if is_joined else None)
+        second = await it.ask("a", num_ctx=8192, plan={"join": join if is_joined else None})
         assert (second.lease.spec.num_ctx, second.lease.spec.num_batch) == (8192, 7 if is_joined else 512)
 
 
@@ -291,11 +294,11 @@ async def test_the_end_of_keep_alive_needs_nobody_to_notice_it():
     it = House(64 * GB, Limits(keep_alive_s=0.001))
     it.scheduler = Scheduler(
         it.engine,
-        Machine(lambda: 64 * GB, it.machine.machine.memory_of, anyio.current_time),
+        Machine(lambda: Capacity(64 * GB), it.machine.machine.memory_of, anyio.current_time),
         Limits(keep_alive_s=0.001),
     )
     async with it.scheduler.running():
-        async with it.scheduler.lease(FakeModel(ModelName.parse("a")), LoadPlan(LoadSpec("a"), SIZE)) as lease:
+        async with it.scheduler.lease(FakeModel(ModelName.parse("a")), FakePlan(LoadSpec("a"))) as lease:
             pass
         assert lease.runner.pid in it.engine.processes
         with anyio.fail_after(10):
@@ -424,7 +427,7 @@ async def test_a_runner_is_open_again_when_the_one_who_waited_for_its_room_is_go
 async def test_nobody_loads_into_the_room_that_an_earlier_request_waits_for():
     async with house(total=2 * SIZE) as it:
         busy = await it.ask("a")
-        large = await it.ask("b", need=2 * SIZE)
+        large = await it.ask("b", plan={"need": 2 * SIZE})
         small = await it.ask("c")
         assert it.engine.models == ["a"]
         await it.leave(busy)
@@ -593,9 +596,139 @@ async def test_cancelled_in_the_moment_it_is_served_a_request_gives_the_runner_b
 async def test_an_exception_in_the_request_gives_the_runner_back():
     async with house() as it:
         with suppress(ZeroDivisionError):
-            async with it.scheduler.lease(FakeModel(ModelName.parse("a")), LoadPlan(LoadSpec("a"), SIZE)):
+            async with it.scheduler.lease(FakeModel(ModelName.parse("a")), FakePlan(LoadSpec("a"))):
                 raise ZeroDivisionError
         assert it.leases == {"a": 0}
+
+
+# ---- whose turn it is ----
+
+
+def of(client, cost=100, priority=Priority.INTERACTIVE):
+    return Asked(Requester(client, priority), cost)
+
+
+async def test_a_light_client_does_not_wait_for_all_that_a_heavy_one_wants():
+    async with house() as it:
+        running = await it.ask("a", slots=1, asked=of("heavy"))
+        heavy = [await it.ask("a", slots=1, asked=of("heavy")) for _ in range(5)]
+        light = await it.ask("a", slots=1, asked=of("light"))
+        await it.leave(running)
+        assert light.is_holding
+        await it.leave(light)
+        assert [request.is_holding for request in heavy] == [True, False, False, False, False]
+
+
+async def test_batch_waits_for_whoever_is_there_in_person():
+    async with house() as it:
+        running = await it.ask("a", slots=1, asked=of("x"))
+        batch = await it.ask("a", slots=1, asked=of("y", priority=Priority.BATCH))
+        interactive = await it.ask("a", slots=1, asked=of("x"))
+        await it.leave(running)
+        assert interactive.is_holding
+        await it.leave(interactive)
+        assert batch.is_holding
+
+
+async def test_a_full_queue_turns_away_the_last_in_turn_and_not_the_last_to_come():
+    async with house(max_queue=3) as it:
+        await it.ask("a", slots=1, asked=of("heavy"))
+        heavy = [await it.ask("a", slots=1, asked=of("heavy")) for _ in range(3)]
+        light = await it.ask("a", slots=1, asked=of("light"))
+        assert light.is_waiting
+        assert [isinstance(request.error, ServerBusy) for request in heavy] == [False, False, True]
+
+
+async def test_what_a_request_really_took_is_what_counts():
+    async with house() as it:
+        cheap, dear = await it.ask("a", slots=2, asked=of("x", 1)), await it.ask("a", slots=2, asked=of("y", 1))
+        of_x, of_y = [await it.ask("a", slots=2, asked=of(client, 1)) for client in "xy"]
+        cheap.lease.cost, dear.lease.cost = 10, 1000
+        await it.leave(dear)
+        assert (of_x.is_holding, of_y.is_holding) == (True, False)
+
+
+# ---- memory ----
+
+
+async def test_what_cannot_fit_is_told_so_and_nobody_is_evicted_for_it():
+    async with house(total=2 * SIZE) as it:
+        await it.use("a")
+        request = await it.ask("b", plan={"need": 3 * SIZE})
+        assert str(request.error) == f"{3 * SIZE} bytes do not fit into {2 * SIZE}"
+        assert it.loaded == ["a"]
+
+
+OUT_OF_MEMORY = LoadFailed("out of memory", LoadFailure.OUT_OF_MEMORY)
+
+
+async def test_an_engine_without_memory_gets_a_second_smaller_try():
+    async with house() as it:
+        it.engine.failures = [OUT_OF_MEMORY]
+        request = await it.ask(
+            "a", num_ctx=4096, plan={"shrink": lambda loaded: replace(loaded, num_ctx=loaded.num_ctx // 2)}
+        )
+        assert request.lease.spec.num_ctx == 2048
+        assert [spec.num_ctx for spec in it.engine.started] == [4096, 2048]
+
+
+@pytest.mark.parametrize("failures, tries", [([OUT_OF_MEMORY, OUT_OF_MEMORY], 2), ([REFUSED], 1)])
+async def test_there_is_no_third_try_and_none_for_other_reasons(failures, tries):
+    async with house() as it:
+        it.engine.failures = list(failures)
+        request = await it.ask("a", plan={"shrink": lambda loaded: replace(loaded, num_ctx=1)})
+        assert request.error is failures[-1]
+        assert len(it.engine.started) == tries
+
+
+async def test_the_most_that_a_runner_held_is_remembered():
+    async with house(stall_timeout_s=10.0) as it:
+        await it.use("a", keep_alive_s=FOREVER)
+        for held in (6 * GB, 3 * GB):
+            it.machine.sizes["a"] = held
+            it.machine.pass_time(1)
+            await settle()
+        it.unload("a")
+        await settle()
+        assert [(spec.model_path, most.host) for spec, most in it.machine.recorded] == [("a", 6 * GB)]
+
+
+# ---- runners that stand still ----
+
+
+async def stand_still(it, at, seconds):
+    (runner,) = it.engine.runners.values()
+    for _ in range(seconds):
+        runner.at = at(runner.at)
+        it.machine.pass_time(1)
+        await settle()
+    return runner
+
+
+@pytest.mark.parametrize(
+    "at, lives",
+    [
+        (lambda _: 7, False),                   # owes something, and nothing moves
+        (lambda before: (before or 0) + 1, True),
+        (lambda _: None, True),                 # owes nothing
+    ],
+)  # fmt: skip
+async def test_a_runner_that_owes_something_and_stands_still_is_ended(at, lives):
+    async with house(stall_timeout_s=10.0) as it:
+        await it.ask("a")
+        runner = await stand_still(it, at, 20)
+        assert it.loaded == (["a"] if lives else [])
+        assert runner.verdict == ("" if lives else "it made no progress for 10 s")
+
+
+async def test_who_lost_its_runner_is_not_given_the_same_again():
+    async with house() as it:
+        with suppress(RunnerLost):
+            async with it.scheduler.lease(FakeModel(ModelName.parse("a")), FakePlan(LoadSpec("a"))) as lease:
+                first = lease.runner.pid
+                raise RunnerLost  # before anybody has noticed that the process is gone
+        request = await it.ask("a")
+        assert request.lease.runner.pid != first
 
 
 # ---- the end ----
@@ -643,7 +776,7 @@ async def test_what_is_loading_is_shown_at_once_with_its_estimate_then_with_what
     async with house() as it:
         it.machine.sizes["a"] = 3 * GB
         it.engine.hold_loads()
-        await it.ask("a", need=5 * GB)
+        await it.ask("a", plan={"need": 5 * GB})
         assert [(row.is_loading, row.size) for row in it.scheduler.loaded()] == [(True, 5 * GB)]
         it.engine.may_load.set()
         await settle()
@@ -668,7 +801,8 @@ async def test_what_leaves_is_shown_until_it_is_gone_but_nobody_joins_it():
 # ---- whatever happens ----
 
 steps = st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from("abc"), st.sampled_from([1024, 2048]), st.sampled_from([None, 0.0, FOREVER])),
+    st.tuples(st.just("ask"), st.sampled_from("abc"), st.sampled_from([1024, 2048]), st.sampled_from([None, 0.0, FOREVER]),
+              st.sampled_from([of("x"), of("y", 900), of("y", priority=Priority.BATCH)])),
     st.tuples(st.sampled_from(["leave", "cancel", "die"]), st.integers(0, 9)),
     st.tuples(st.just("unload"), st.sampled_from("abc")),
     st.tuples(st.sampled_from(["hold_loads", "let_load", "hold_ends", "let_end", "fail_next"])),
@@ -679,8 +813,8 @@ async def do(it, requests, step):
     holding = [request for request in requests if request.is_holding]
     alive = [request for request in requests if not request.is_over]
     match step:
-        case ("ask", model, num_ctx, keep_alive_s):
-            requests.append(await it.ask(model, num_ctx=num_ctx, slots=2, keep_alive_s=keep_alive_s))
+        case ("ask", model, num_ctx, keep_alive_s, asked):
+            requests.append(await it.ask(model, num_ctx=num_ctx, slots=2, keep_alive_s=keep_alive_s, asked=asked))
         case ("leave", n) if holding:
             holding[n % len(holding)].leave()
         case ("cancel", n) if alive:
@@ -708,7 +842,7 @@ async def tell(story):
             await do(it, requests, step)
             for slot in it.scheduler._slots:
                 assert 0 <= slot.leases <= slot.spec.slots
-            assert it.machine.machine.available() >= 0
+            assert it.machine.machine.available().host >= 0
         it.engine.may_load.set()
         it.engine.may_end.set()
         it.engine.failures = []

@@ -69,6 +69,9 @@ def test_a_flag_beats_our_variable_beats_ollamas_beats_the_config_file_beats_the
 
 
 OURS_ALONE = {
+    "engine_index",
+    "stall_timeout",
+    "kv_pool",
     "home",
     "port",
     "drain_timeout",

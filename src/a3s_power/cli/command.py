@@ -22,14 +22,21 @@ ENVIRONMENT = {
     "OLLAMA_LOAD_TIMEOUT": 'How long to allow model loads to stall before giving up (default "5m")',
     "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
     "OLLAMA_DEBUG": "Show additional debug information",
+    "OLLAMA_SCHED_SPREAD": "Always schedule model across all GPUs",
+    "OLLAMA_GPU_OVERHEAD": "Reserve a portion of VRAM per GPU (bytes)",
+    "A3S_POWER_KV_POOL": "Tokens that the requests at one model may hold together",
+    "A3S_POWER_STALL_TIMEOUT": 'How long a model may stand still while it answers (default "5m")',
+    "A3S_POWER_ENGINE_INDEX": "Where builds of the engine for GPUs come from",
     "OLLAMA_EDITOR": "Path to the editor of interactive prompts (Ctrl+G)",
     "OLLAMA_NOHISTORY": "Do not preserve the history of interactive prompts",
 }
 _ALIASES = {"start": "serve", "ls": "list", "delete": "rm"}
 _OF_CLIENTS = ("A3S_POWER_HOST",)
 _OF_SESSIONS = ("A3S_POWER_HOST", "A3S_POWER_HOME", "OLLAMA_EDITOR", "OLLAMA_NOHISTORY")
-_OF_SERVER = tuple(name for name in ENVIRONMENT if name not in ("OLLAMA_EDITOR", "OLLAMA_NOHISTORY"))
-_ENVIRONMENT_OF = {"run": _OF_SESSIONS, "serve": _OF_SERVER}
+_OF_SETUP = ("A3S_POWER_HOME", "A3S_POWER_ENGINE_INDEX")
+_NOT_OF_SERVER = {"OLLAMA_EDITOR", "OLLAMA_NOHISTORY", "A3S_POWER_ENGINE_INDEX"}
+_OF_SERVER = tuple(name for name in ENVIRONMENT if name not in _NOT_OF_SERVER)
+_ENVIRONMENT_OF = {"run": _OF_SESSIONS, "serve": _OF_SERVER, "engine": _OF_SETUP, "cores": _OF_SETUP[:1]}
 
 
 class Command(click.Command):

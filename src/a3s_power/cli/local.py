@@ -21,6 +21,15 @@ def serve(host: str | None, port: int | None) -> None:
     server.serve(Settings.load(flags={"host": endpoint, "port": port}))
 
 
+def setup_cores() -> None:
+    """Measure how engines use this machine's cores best; servers use it from their next start."""
+    from a3s_power import server
+
+    settings = Settings.load()
+    with _ended_like_ctrl_c():
+        server.calibrate(settings, _say)
+
+
 def setup_engine(backend: str | None, wanted_build: str | None) -> None:
     """Install the engine for `backend` and have the server use it; `cpu` goes back; None tells what is in use."""
     home = Settings.load().home

@@ -244,6 +244,14 @@ def setup_engine(backend: str | None, build: str | None) -> None:
     local.setup_engine(backend, build)
 
 
+@setup.command("cores", cls=Command)
+def setup_cores() -> None:
+    """Measure how engines use the cores of this machine best (a minute, in which it should be idle)"""
+    from a3s_power.cli import local
+
+    local.setup_cores()
+
+
 @cli.command("help", cls=Command)
 @click.pass_context
 @arguments("[COMMAND]")

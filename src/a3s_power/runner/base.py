@@ -14,15 +14,17 @@ Serve. `chat`, `complete` are async context managers over an iterator of events:
     the generation. As many requests may be open at once as the spec has slots; more wait inside the engine.
 Embed. `embed` gives one vector for each input, in order; only on a spec with a `pooling`. All or nothing: one
     input that the engine refuses fails them all, in the same words as above. Cancelling it stops the engine.
-Die. A runner that dies raises RunnerFailed, with the engine's last words, in every open request and in every
+Die. A runner that dies raises RunnerLost, with the engine's last words, in every open request and in every
     later one; `wait_exit` returns. It is never restarted in place: the owner starts another.
+Stall. As long as a runner gets on with what it owes, `progress` changes. What to do about one that stands still is
+    the owner's business: to end it, the owner says why in `condemn`, for open requests to be told, and leaves.
 Stop. The engine is asked to end, then made to. It ends by itself when the process that started it does.
 
 A spec and all that goes in and out are plain values that could be sent to another machine; nothing here says
 where a runner lives.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -54,10 +56,14 @@ class LoadSpec:
     is_ctx_automatic: bool = False
     """Whether nobody asked for that many, and we chose."""
     slots: int = 1
-    """Requests served at once; the KV pool holds slots x num_ctx tokens, so it cannot overflow."""
+    """Requests served at once."""
+    kv_pool: int = 0
+    """Tokens of all requests together that the KV cache holds; 0 is slots x num_ctx: it cannot overflow."""
     num_batch: int = 512
     num_gpu: int = -1
     main_gpu: int | None = None
+    devices: tuple[str, ...] = ()
+    """The devices that hold it, by the engine's names, where we have chosen: CUDA0. () leaves it to the engine."""
     use_mmap: bool | None = None
     num_thread: int = 0
     kv_cache_type: str = "f16"
@@ -65,14 +71,31 @@ class LoadSpec:
     pooling: Pooling | None = None
     """None does not embed."""
 
+    @property
+    def pool(self) -> int:
+        """`kv_pool` in tokens, whoever chose it."""
+        return self.kv_pool or self.slots * self.num_ctx
+
+    @property
+    def is_pool_short(self) -> bool:
+        """Whether requests that all fill their context would overflow it."""
+        return self.pool < self.slots * self.num_ctx
+
     def serves(self, wanted: "LoadSpec") -> bool:
         """Whether a runner loaded like this does for `wanted`.
 
         Its context must be at least as large, unless both were chosen by us; a `num_gpu` of -1 wants none in
-        particular; who wants no embedding does not mind one that embeds; all else must be the same.
+        particular; who wants no embedding does not mind one that embeds; where it lies and how much it holds of
+        all requests together nobody minds; all else must be the same.
         """
         is_ctx_enough = self.num_ctx >= wanted.num_ctx or (self.is_ctx_automatic and wanted.is_ctx_automatic)
-        alike = replace(self, num_ctx=wanted.num_ctx, is_ctx_automatic=wanted.is_ctx_automatic)
+        alike = replace(
+            self,
+            num_ctx=wanted.num_ctx,
+            is_ctx_automatic=wanted.is_ctx_automatic,
+            kv_pool=wanted.kv_pool,
+            devices=wanted.devices,
+        )
         if wanted.num_gpu < 0:
             alike = replace(alike, num_gpu=wanted.num_gpu)
         if wanted.pooling is None:
@@ -96,6 +119,8 @@ class Sampling:
     """Token → what is added to its logit."""
     thinking_budget: int | None = None
     """Most tokens of thoughts that `chat` lets the model have; `complete` knows of no thoughts."""
+    tells_tokens: bool = False
+    """Whether `complete` tells the tokens of each Text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +157,12 @@ class Runner(Protocol):
     def media_marker(self) -> str:
         """What stands in a prompt where a picture belongs; no client can guess it."""
 
-    def complete(self, prompt: str, sampling: Sampling, images: Sequence[bytes] = ()) -> EventStream:
+    def complete(
+        self, prompt: str | Sequence[int], sampling: Sampling, images: Sequence[bytes] = ()
+    ) -> EventStream:
         """Continue a finished prompt. Special tokens in it count as such; all that comes back is Text.
 
-        There must be as many `images`, PNG or JPEG, as markers in the prompt.
+        There must be as many `images`, PNG or JPEG, as markers in the prompt; none in one that is given as tokens.
         """
 
     async def render(self, prompt: ChatPrompt) -> str:
@@ -149,6 +176,15 @@ class Runner(Protocol):
 
     async def embed(self, inputs: Sequence[str | Sequence[int]]) -> Embeddings:
         """The vectors of texts, to which the model's special tokens are added, or of tokens as they are."""
+
+    async def settled(self) -> None:
+        """Return when the engine works on nothing but what is open: it notices late that a request was left."""
+
+    async def progress(self) -> Hashable | None:
+        """What changes with each piece of a reply and each batch of a prompt; None if it owes nothing."""
+
+    def condemn(self, reason: str) -> None:
+        """Have all that is open end with this reason, once the owner ends the runner."""
 
     async def wait_exit(self) -> None:
         """Return when the engine process has ended, wanted or not."""

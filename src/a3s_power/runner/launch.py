@@ -6,17 +6,10 @@ Parameters are named as in `xllamacpp.CommonParams` (llama.cpp's `common_params`
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from a3s_power.devices import physical_cores
 from a3s_power.runner.base import LoadSpec, Pooling
-
-SPIN_COUNT = 2000
-"""Turns an idle OpenMP thread spins at a barrier before it sleeps.
-
-Unlimited (the default) is no faster alone and a hundred times slower beside other work: on two cores, two
-engines at once took 117 s for what takes 2.2 s. 2000 keeps 0.98 of the speed alone; two at once then take 1.34
-times as long as one after the other.
-"""
+from a3s_power.runner.cores import Cores
 
 VERBOSITY = 2
 """Warnings and errors: what the engine says lies in memory as long as it runs."""
@@ -33,15 +26,16 @@ LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
     "model_path": lambda s: {"model.path": s.model_path},
     "projector_paths": lambda s: {"mmproj.path": s.projector_paths[0]} if s.projector_paths else {},
     "adapter_paths": lambda s: {"lora_adapters": list(s.adapter_paths)} if s.adapter_paths else {},
-    "num_ctx": lambda s: {"n_ctx": s.num_ctx * s.slots, "kv_unified_per_slot": s.num_ctx},
+    "num_ctx": lambda s: {"kv_unified_per_slot": s.num_ctx},
     "slots": lambda s: {"n_parallel": s.slots, "kv_unified": True, "n_threads_http": s.slots + 4},
+    "kv_pool": lambda s: {"n_ctx": s.pool},
     "num_batch": lambda s: {"n_batch": s.num_batch, "n_ubatch": s.num_batch},
     "num_gpu": lambda s: {"n_gpu_layers": s.num_gpu, "fit_params": s.num_gpu < 0},
-    "main_gpu": lambda s: (
-        {} if s.main_gpu is None else {"main_gpu": s.main_gpu, "split_mode": "LLAMA_SPLIT_MODE_NONE"}
-    ),
+    "main_gpu": lambda s: {} if s.main_gpu is None or s.devices else _on_one_gpu(s.main_gpu),
+    # Several are all that there are: the library has no list of them, and takes all by itself.
+    "devices": lambda s: _on_one_gpu(_device_number(s.devices[0])) if len(s.devices) == 1 else {},
     "use_mmap": lambda s: {"load_mode": "LLAMA_LOAD_MODE_NONE"} if s.use_mmap is False else {},
-    "num_thread": lambda s: {"cpuparams.n_threads": threads(s), "cpuparams_batch.n_threads": threads(s)},
+    "num_thread": lambda s: {"cpuparams.n_threads": s.num_thread, "cpuparams_batch.n_threads": s.num_thread},
     "kv_cache_type": lambda s: {
         name: f"GGML_TYPE_{s.kv_cache_type.upper()}" for name in ("cache_type_k", "cache_type_v")
     },
@@ -56,14 +50,18 @@ BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
     "model_path": lambda s: ["--model", s.model_path],
     "projector_paths": lambda s: ["--mmproj", s.projector_paths[0]] if s.projector_paths else [],
     "adapter_paths": lambda s: [arg for path in s.adapter_paths for arg in ("--lora", path)],
-    # Not unified: each slot has its own num_ctx cells, so that none can take another's.
-    "num_ctx": lambda s: ["--ctx-size", str(s.num_ctx * s.slots), "--no-kv-unified"],
+    "num_ctx": lambda _: [],  # of a pool for all, no argument keeps a slot from taking more: requests are bounded
     "slots": lambda s: ["--parallel", str(s.slots), "--threads-http", str(s.slots + 4)],
+    # Not unified where each slot can have its own num_ctx cells, so that none can take another's.
+    "kv_pool": lambda s: ["--ctx-size", str(s.pool), "--kv-unified" if s.is_pool_short else "--no-kv-unified"],
     "num_batch": lambda s: ["--batch-size", str(s.num_batch), "--ubatch-size", str(s.num_batch)],
     "num_gpu": lambda s: ["--n-gpu-layers", str(s.num_gpu)] if s.num_gpu >= 0 else [],
-    "main_gpu": lambda s: [] if s.main_gpu is None else ["--main-gpu", str(s.main_gpu), "--split-mode", "none"],
+    "main_gpu": lambda s: (  # counts the chosen devices, of which there is one where it was heeded
+        [] if s.main_gpu is None or s.devices else ["--main-gpu", str(s.main_gpu), "--split-mode", "none"]
+    ),
+    "devices": lambda s: ["--device", ",".join(s.devices)] if s.devices else [],
     "use_mmap": lambda s: ["--no-mmap"] if s.use_mmap is False else [],
-    "num_thread": lambda s: ["--threads", str(threads(s))],
+    "num_thread": lambda s: ["--threads", str(s.num_thread)],
     "kv_cache_type": lambda s: ["--cache-type-k", s.kv_cache_type, "--cache-type-v", s.kv_cache_type],
     "flash_attention": lambda s: ["--flash-attn", _on_off_auto(s.flash_attention, "on", "off").lower()],
     "pooling": lambda s: [] if s.pooling is None else ["--embedding", *_POOLING_ARGV[s.pooling]],
@@ -71,8 +69,9 @@ BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
 """LoadSpec field → arguments of a `llama-server` binary."""
 
 
-def library_params(spec: LoadSpec) -> Params:
+def library_params(spec: LoadSpec, cores: Cores) -> Params:
     """All parameters of the engine as a library."""
+    spec = with_threads(spec, cores)
     params: Params = {
         "verbosity": VERBOSITY,
         "cache_ram_mib": 0,  # the prompt cache in host memory: no memory is taken that no one has counted
@@ -85,8 +84,9 @@ def library_params(spec: LoadSpec) -> Params:
     return params
 
 
-def binary_argv(spec: LoadSpec, socket: str) -> list[str]:
+def binary_argv(spec: LoadSpec, socket: str, cores: Cores) -> list[str]:
     """All arguments of the engine as a program."""
+    spec = with_threads(spec, cores)
     argv = ["--host", socket, "--offline", "--no-webui", "--jinja", "--cache-ram", "0"]
     argv += ["--log-verbosity", str(VERBOSITY)]
     for of_field in BINARY.values():
@@ -100,19 +100,28 @@ MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
 """The variable that tells the engine what stands in prompts for pictures."""
 
 
-def engine_environment() -> dict[str, str]:
+def engine_environment(cores: Cores) -> dict[str, str]:
     """What the engine needs in its environment."""
     return {
-        "GOMP_SPINCOUNT": str(SPIN_COUNT),
+        "GOMP_SPINCOUNT": str(cores.spin),
         # Unguessable, so that no client's text can pass for the place of a picture.
         "LLAMA_ARG_VIDEO_FFMPEG_DIR": NO_FFMPEG,  # for a binary, which may be older than the argument
         MEDIA_MARKER: f"<__media_{secrets.token_hex(16)}__>",
     }
 
 
-def threads(spec: LoadSpec) -> int:
-    """Compute threads: as asked for, else one for each physical core."""
-    return spec.num_thread or physical_cores()
+def with_threads(spec: LoadSpec, cores: Cores) -> LoadSpec:
+    """With compute threads as asked for, else as the machine has them shared."""
+    return spec if spec.num_thread else replace(spec, num_thread=cores.threads)
+
+
+def _on_one_gpu(number: int) -> Params:
+    return {"main_gpu": number, "split_mode": "LLAMA_SPLIT_MODE_NONE"}
+
+
+def _device_number(name: str) -> int:
+    """1 of CUDA1. The library counts the GPUs it uses, of which a build has one backend's."""
+    return int(name[len(name.rstrip("0123456789")) :] or "0")
 
 
 def _on_off_auto(choice: bool | None, on: str, off: str) -> str:

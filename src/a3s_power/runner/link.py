@@ -6,7 +6,7 @@ stream takes 15. There is no pool: engines close idle connections within seconds
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httptools
@@ -21,8 +21,9 @@ class LinkBroken(ConnectionError):
 class Reply:
     """An answer whose head has arrived."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, on_data: Callable[[], None]) -> None:
         self._reader = reader
+        self._on_data = on_data
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._head_complete = False
@@ -71,21 +72,27 @@ class Reply:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise LinkBroken("the engine hung up")
+            self._on_data()
             self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError) as exc:
             raise LinkBroken(str(exc)) from exc
 
 
 @asynccontextmanager
-async def exchange(socket_path: str, path: str, body: bytes | None = None) -> AsyncIterator[Reply]:
-    """Send a GET, or a POST of JSON, and own the answer. Leaving hangs up. Raises LinkBroken."""
+async def exchange(
+    socket_path: str, path: str, body: bytes | None = None, on_data: Callable[[], None] = lambda: None
+) -> AsyncIterator[Reply]:
+    """Send a GET, or a POST of JSON, and own the answer. Leaving hangs up. Raises LinkBroken.
+
+    `on_data` is told of every sign of life.
+    """
     try:
         reader, writer = await asyncio.open_unix_connection(socket_path)
     except OSError as exc:
         raise LinkBroken(str(exc)) from exc
     try:
         writer.write(_request(path, body))
-        reply = Reply(reader)
+        reply = Reply(reader, on_data)
         await reply.receive_head()
         yield reply
     finally:

@@ -2,12 +2,14 @@
 
 import ctypes
 import fcntl
+import logging
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,20 +19,27 @@ import msgspec
 from anyio.abc import Process
 
 from a3s_power.devices import memory_of
-from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed
+from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed, RunnerLost
 from a3s_power.generation import Event
 from a3s_power.runner import failures, llamajson
 from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
+from a3s_power.runner.cores import Cores
 from a3s_power.runner.launch import MEDIA_MARKER, binary_argv, engine_environment, library_params
 from a3s_power.runner.link import LinkBroken, Reply, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
 _PREFIX, _LOCK = "a3s-", "lock"
 _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
+_HOST = Path(__file__).with_name("host.py")
 POLL_S = 0.02
+SETTLE_S = 10.0
+"""Longer than a batch takes, behind which the engine notices that nobody reads."""
 HEALTH_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 60.0
 """For calls that need no generation; a slot that is deep in a long batch can delay them."""
+
+
+log = logging.getLogger(__name__)
 
 
 def check_libraries() -> None:
@@ -52,6 +61,10 @@ class LlamaCppEngine:
     load_timeout_s: float
     environ: Mapping[str, str]
     llama_server: str | None = None
+    python: str = sys.executable
+    """An interpreter that can import the engine; ours, or that of an environment with another build of it."""
+    cores: Callable[[], Cores] = Cores.default
+    """How runners that are started from now on use the machine's cores."""
 
     @asynccontextmanager
     async def start(
@@ -66,9 +79,10 @@ class LlamaCppEngine:
             async def ready(process: Process) -> None:
                 await self._ready(process, socket, log, on_progress)
 
-            ours = engine_environment()
+            cores = self.cores()
+            ours = engine_environment(cores)
             env = child_environment(self.environ, ours)
-            async with running(self._argv(spec, socket), log=log, env=env, ready=ready) as process:
+            async with running(self._argv(spec, socket, cores), log=log, env=env, ready=ready) as process:
                 yield LlamaCppRunner(process, socket, log, ours[MEDIA_MARKER])
 
     @contextmanager
@@ -84,15 +98,15 @@ class LlamaCppEngine:
             fcntl.flock(lock, fcntl.LOCK_EX)  # as long as we live: see `remove_abandoned`
             yield name
 
-    def _argv(self, spec: LoadSpec, socket: str) -> list[str]:
+    def _argv(self, spec: LoadSpec, socket: str, cores: Cores) -> list[str]:
         request: dict[str, Any] = {"socket": socket}
         if self.llama_server is None:
-            request["params"] = library_params(spec)
+            request["params"] = library_params(spec, cores)
         else:
             request["binary"] = self.llama_server
-            request["argv"] = binary_argv(spec, socket)
-        # -P: the working directory is no place to import from
-        return [sys.executable, "-P", "-m", "a3s_power.runner.host", msgspec.json.encode(request).decode()]
+            request["argv"] = binary_argv(spec, socket, cores)
+        # By path, for an interpreter that does not know us. -P: its folder is no place to import from.
+        return [self.python, "-P", str(_HOST), msgspec.json.encode(request).decode()]
 
     async def _ready(self, process: Process, socket: str, log: Path, on_progress: Callable[[int], None]) -> None:
         """Wait until the engine answers. The deadline moves as long as the process still grows."""
@@ -129,6 +143,9 @@ class LlamaCppRunner:
         self._process = process
         self._socket = socket
         self._log = log
+        self._verdict = ""
+        self._open = 0
+        self._signs = 0
 
     @property
     def pid(self) -> int:
@@ -139,6 +156,35 @@ class LlamaCppRunner:
         """See `runner.base`."""
         await self._process.wait()
 
+    def condemn(self, reason: str) -> None:
+        """See `runner.base`."""
+        self._verdict = reason
+
+    async def progress(self) -> Hashable | None:
+        """See `runner.base`."""
+        if not self._open:
+            return None
+        signs, slots = self._signs, await self._slots()
+        return signs, tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots)
+
+    async def settled(self) -> None:
+        """See `runner.base`."""
+        with anyio.move_on_after(SETTLE_S):
+            for pause_s in chain((0.05, 0.2, 0.5, 1.0), repeat(2.0)):  # more would keep it from noticing
+                if sum(slot.is_processing for slot in await self._slots()) <= self._open:
+                    return
+                await anyio.sleep(pause_s)
+        log.warning("the engine still works on a request that was left", extra={"pid": self.pid})
+
+    async def _slots(self) -> list[llamajson.EngineSlot]:
+        """What the engine is at; none if it does not say."""
+        try:
+            with anyio.fail_after(HEALTH_TIMEOUT_S):
+                async with exchange(self._socket, "/slots") as reply:
+                    return llamajson.engine_slots(await reply.read()) if reply.status == 200 else []
+        except (LinkBroken, TimeoutError):
+            return []
+
     @asynccontextmanager
     async def chat(self, prompt: ChatPrompt, sampling: Sampling) -> AsyncIterator[AsyncIterator[Event]]:
         """See `runner.base`."""
@@ -148,12 +194,15 @@ class LlamaCppRunner:
 
     @asynccontextmanager
     async def complete(
-        self, prompt: str, sampling: Sampling, images: Sequence[bytes] = ()
+        self, prompt: str | Sequence[int], sampling: Sampling, images: Sequence[bytes] = ()
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """See `runner.base`."""
         body = llamajson.completion_body(prompt, sampling, images)
         async with self._stream("/completion", body) as reply:
-            yield self._told(llamajson.completion_events(reply.chunks(), sampling.top_logprobs))
+            events = llamajson.completion_events(
+                reply.chunks(), sampling.top_logprobs, tells_tokens=sampling.tells_tokens
+            )
+            yield self._told(events)
 
     async def render(self, prompt: ChatPrompt) -> str:
         """See `runner.base`."""
@@ -175,13 +224,19 @@ class LlamaCppRunner:
     @asynccontextmanager
     async def _stream(self, path: str, body: bytes | None) -> AsyncIterator[Reply]:
         """An answer of status 200; anything else is raised as what it means."""
+        self._open += 1
         try:
-            async with exchange(self._socket, path, body) as reply:
+            async with exchange(self._socket, path, body, self._on_sign) as reply:
                 if reply.status != 200:
                     raise llamajson.refusal(reply.status, await reply.read())
                 yield reply
         except LinkBroken as exc:
             raise await self._lost() from exc
+        finally:
+            self._open -= 1
+
+    def _on_sign(self) -> None:
+        self._signs += 1
 
     async def _call(self, path: str, body: Mapping[str, Any], key: str) -> Any:
         """One field of a small reply."""
@@ -204,10 +259,10 @@ class LlamaCppRunner:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise RunnerFailed(f"the engine's answer makes no sense: {exc}") from exc
 
-    async def _lost(self) -> RunnerFailed:
+    async def _lost(self) -> RunnerLost:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
-        return failures.runner_failed(last_words(self._log), self._process.returncode)
+        return failures.runner_lost(last_words(self._log), self._process.returncode, self._verdict)
 
 
 def remove_abandoned(runtime_dir: Path) -> None:

@@ -49,6 +49,7 @@ def _common(sampling: Sampling) -> dict[str, Any]:
     body["seed"] %= 2**32  # the engine's seeds are unsigned; its own -1 is the largest
     body["n_predict"] = -1 if sampling.max_tokens is None else sampling.max_tokens
     body["stream"] = True
+    body["return_progress"] = True  # a sign of life, and a write by which the engine sees that nobody reads
     body["cache_prompt"] = True
     if sampling.grammar is not None:
         body["grammar"] = sampling.grammar
@@ -57,9 +58,11 @@ def _common(sampling: Sampling) -> dict[str, Any]:
     return body
 
 
-def completion_body(prompt: str, sampling: Sampling, images: Sequence[bytes] = ()) -> bytes:
+def completion_body(prompt: str | Sequence[int], sampling: Sampling, images: Sequence[bytes] = ()) -> bytes:
     """For POST /completion."""
     body = _common(sampling) | {"prompt": prompt, "preserved_tokens": sampling.preserved_tokens}
+    if sampling.tells_tokens:
+        body["return_tokens"] = True
     if images:
         body["prompt"] = {"prompt_string": prompt, "multimodal_data": images}  # which msgspec writes as base64
     if sampling.top_logprobs is not None:
@@ -72,8 +75,6 @@ def chat_body(prompt: ChatPrompt, sampling: Sampling) -> bytes:
     body = _common(sampling) | template_fields(prompt) | {"stream_options": {"include_usage": True}}
     if body["stop"]:
         body["verbose"] = True  # tells, in the last chunk, which of them it was
-    if prompt.tools:
-        body["return_progress"] = True  # tells the prompt's length, should the reply end without figures
     if sampling.thinking_budget is not None:
         # With 0 the engine cannot end thoughts that the prompt has begun: the line break behind the tag counts.
         body["reasoning_budget_tokens"] = max(1, sampling.thinking_budget)
@@ -154,11 +155,14 @@ class _Error(msgspec.Struct):
 
 class _CompletionChunk(msgspec.Struct):
     content: str = ""
+    tokens: tuple[int, ...] = ()
+    tokens_predicted: int = 0
     stop: bool = False
     stop_type: str = ""
     stopping_word: str = ""
     timings: _Timings | None = None
     completion_probabilities: list[_Logprob] = []
+    prompt_progress: "_Progress | None" = None
     error: _Error | None = None
 
 
@@ -237,14 +241,25 @@ async def server_sent_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]
                 yield b'{"error":%b}' % line[7:]
 
 
-async def completion_events(chunks: AsyncIterator[bytes], want_top: int | None) -> AsyncIterator[Event]:
-    """The stream of /completion."""
+async def completion_events(
+    chunks: AsyncIterator[bytes], want_top: int | None, *, tells_tokens: bool = False
+) -> AsyncIterator[Event]:
+    """The stream of /completion. With `tells_tokens`, a Text has its tokens, unless the engine has lost some."""
+    predicted = 0
     async for data in server_sent_data(chunks):
         chunk = _decode_completion(data)
         if chunk.error is not None:
             raise _engine_error(chunk.error)
+        if chunk.prompt_progress is not None:
+            continue  # which has a token that is none
         logprobs = _logprobs(chunk.completion_probabilities, want_top)
-        if chunk.content or logprobs:
+        if tells_tokens:
+            # Of a character that took several tokens, the engine tells only the last.
+            is_whole = len(chunk.tokens) == chunk.tokens_predicted - predicted
+            predicted = chunk.tokens_predicted
+            if chunk.content or chunk.tokens:
+                yield Text(chunk.content, logprobs, chunk.tokens if is_whole else ())
+        elif chunk.content or logprobs:
             yield Text(chunk.content, logprobs)
         if chunk.stop:
             yield _done(chunk.stop_type == "limit", chunk.timings, chunk.stopping_word)
@@ -328,6 +343,35 @@ def embeddings(body: bytes, count: int) -> Embeddings:
     if [entry.index for entry in data] != list(range(count)) or len({len(entry.embedding) for entry in data}) > 1:
         raise RunnerFailed("the engine's embeddings make no sense: not one of the same size for each input")
     return Embeddings(tuple(entry.embedding for entry in data), reply.usage.prompt_tokens)
+
+
+class _NextToken(msgspec.Struct):
+    n_decoded: int = 0
+
+
+class EngineSlot(msgspec.Struct):
+    """What one of the engine's slots is at."""
+
+    is_processing: bool = False
+    id_task: int = -1
+    n_prompt_tokens: int = 0
+    next_token: list[_NextToken] = []
+
+    @property
+    def decoded(self) -> int:
+        """Tokens generated so far."""
+        return sum(token.n_decoded for token in self.next_token)
+
+
+_decode_slots = msgspec.json.Decoder(list[EngineSlot]).decode
+
+
+def engine_slots(body: bytes) -> list[EngineSlot]:
+    """The answer of /slots; none of one that makes no sense."""
+    try:
+        return _decode_slots(body)
+    except msgspec.DecodeError:
+        return []
 
 
 def refusal(status: int, body: bytes) -> AppError:

@@ -1,18 +1,14 @@
-"""How much memory a model will take, before anyone has seen it loaded; and how large a context fits."""
+"""How much memory a model will take, before anyone has seen it loaded."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from a3s_power.gguf import GGUF, Array
 from a3s_power.runner.base import LoadSpec
+from a3s_power.scheduler.placement import Need
 from a3s_power.units import MIB
-
-DEFAULT_MAX_CTX = 32768
-"""The largest context window nobody asked for, in tokens."""
-COMFORTABLE_CTX = 8192
-MIN_CTX = 2048
-FALLBACK_CTX = 4096
 
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
              "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32}  # fmt: skip
@@ -20,6 +16,10 @@ _KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 
 
 _PROCESS_BYTES = 64 * MIB
 """The interpreter and the engine's code."""
+
+_SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4,
+               "smallthinker": 4, "llama4": 4, "plamo3": 8}  # fmt: skip
+"""Architectures of which only one layer in so many sees more than a window (llama.cpp, `set_swa_pattern`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,47 +29,44 @@ class Footprint:
     weights: int
     """Bytes."""
     kv_elements: int
-    """Elements of keys and values that one token leaves, in all layers together."""
+    """Elements of keys and values that one token leaves, in all layers that keep every token."""
     vocabulary: int
     width: int
     """Elements of the widest activation of one token."""
     trained_ctx: int | None
     """Tokens the model was trained to see."""
+    window_elements: int = 0
+    """As `kv_elements`, in layers that keep only a window."""
+    window: int = 0
+    """Tokens."""
 
     @classmethod
-    def of(cls, gguf: GGUF) -> Self:
+    def of(cls, gguf: GGUF, projectors: Sequence[GGUF] = ()) -> Self:
         """Reads the file if its layers differ, so not for the event loop."""
+        kv_elements, window = _kv_elements(gguf), _int(gguf, "attention.sliding_window", 0)
+        windowed = kv_elements - kv_elements // _SWA_PERIOD.get(gguf.architecture, 1) if window > 0 else 0
         tokens = gguf.metadata.get("tokenizer.ggml.tokens")
         return cls(
-            weights=gguf.weights_bytes,
-            kv_elements=_kv_elements(gguf),
+            weights=gguf.weights_bytes + sum(projector.weights_bytes for projector in projectors),
+            kv_elements=kv_elements - windowed,
             vocabulary=len(tokens) if isinstance(tokens, Array) else 0,
             width=max(_int(gguf, "embedding_length", 0), _int(gguf, "feed_forward_length", 0)),
             trained_ctx=gguf.context_length if (gguf.context_length or 0) > 0 else None,
+            window_elements=windowed,
+            window=window,
         )
 
 
-def estimate(model: Footprint, spec: LoadSpec) -> int:
-    """Bytes a runner will hold: weights, KV cells, compute buffers, the process itself.
+def estimate(model: Footprint, spec: LoadSpec) -> Need:
+    """What a runner will hold: weights, KV cells, compute buffers, the process itself.
 
     The buffers were measured on small models to be about the widest activation of a batch, in float32, twice.
     """
-    kv_bytes = math.ceil(model.kv_elements * _KV_BYTES.get(spec.kv_cache_type, 2.0))
+    bytes_each = _KV_BYTES.get(spec.kv_cache_type, 2.0)
+    in_window = min(spec.pool, model.window * spec.slots + spec.num_batch)
+    kv_bytes = math.ceil((spec.pool * model.kv_elements + in_window * model.window_elements) * bytes_each)
     compute_bytes = 4 * (model.vocabulary + 2 * spec.num_batch * model.width)
-    return _PROCESS_BYTES + model.weights + spec.num_ctx * spec.slots * kv_bytes + compute_bytes
-
-
-def comfortable(model: Footprint, spec: LoadSpec) -> LoadSpec:
-    """The context for which an unasked load makes room, if need be at the cost of idle runners."""
-    return replace(spec, num_ctx=min(model.trained_ctx or COMFORTABLE_CTX, COMFORTABLE_CTX))
-
-
-def largest(model: Footprint, spec: LoadSpec, free: int) -> LoadSpec:
-    """With the largest context of the model's own, up to 32k, that fits into `free` bytes; at least 2048."""
-    num_ctx = min(model.trained_ctx or FALLBACK_CTX, DEFAULT_MAX_CTX)
-    while num_ctx > MIN_CTX and free < estimate(model, replace(spec, num_ctx=num_ctx)):
-        num_ctx = max(MIN_CTX, num_ctx // 2)
-    return replace(spec, num_ctx=num_ctx)
+    return Need(_PROCESS_BYTES, model.weights + kv_bytes + compute_bytes)
 
 
 def _kv_elements(gguf: GGUF) -> int:

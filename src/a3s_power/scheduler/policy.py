@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from a3s_power.runner.base import LoadSpec
+from a3s_power.scheduler.placement import Capacity
 
 
 class Slot(Protocol):
@@ -19,8 +20,8 @@ class Slot(Protocol):
         """Requests that hold it."""
 
     @property
-    def size(self) -> int:
-        """Bytes it takes."""
+    def held(self) -> Capacity:
+        """What it takes."""
 
     @property
     def idle_since(self) -> float:
@@ -33,6 +34,20 @@ class Slot(Protocol):
     @property
     def is_leaving(self) -> bool:
         """Whether it has been told to go, and only its memory is still in use."""
+
+
+class Plan(Protocol):
+    """What the policy needs to know of what a request wants loaded."""
+
+    @property
+    def spec(self) -> LoadSpec:
+        """What serves the request."""
+
+    def is_at_ease(self, free: Capacity) -> bool:
+        """Whether it needs no more than that: for less, idle runners make room."""
+
+    def fits(self, free: Capacity) -> bool:
+        """Whether it can be loaded at all into so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +77,28 @@ class Wait:
     needs_room: bool = False
 
 
-Decision = Use | Load | Wait
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """It would not fit if everything else were gone; `most` is what there would be."""
+
+    most: Capacity
+
+
+Decision = Use | Load | Wait | Refuse
 
 
 def decide(
-    spec: LoadSpec,
-    need: int,
+    plan: Plan,
     slots: Sequence[Slot],
-    free: int,
+    free: Capacity,
     max_loaded: float,
     closed: Collection[Slot] = (),
 ) -> Decision:
-    """What one request does next. Sizes in bytes; `free` is what all the slots leave; `closed` ones drain.
+    """What one request does next. `free` is what all the slots leave; `closed` ones drain.
 
-    The same inputs give the same answer. A model larger than everything still gets its load once it is alone:
-    the engine knows better than our estimate, and says no in its own words.
+    The same inputs give the same answer.
     """
+    spec = plan.spec
     live = [slot for slot in slots if not slot.is_leaving]
     fitting = [slot for slot in live if slot.spec.serves(spec)]
     for slot in fitting:
@@ -85,37 +106,40 @@ def decide(
             return Use(slot)
     if fitting:
         return Wait("every slot of its runner is taken")
+    most = sum((slot.held for slot in slots), free)
+    if not plan.fits(most):
+        return Refuse(most)
     outdated = [slot for slot in live if slot.spec.model_path == spec.model_path]
     if busy := [slot for slot in outdated if slot.leases]:
         return Wait("the same model is busy with other load options", tuple(busy))
     leaving = [slot for slot in slots if slot.is_leaving]
-    return _make_room(need, live, outdated, leaving, free, max_loaded)
+    return _make_room(plan, live, outdated, leaving, free, max_loaded)
 
 
 def _make_room(
-    need: int,
+    plan: Plan,
     live: Sequence[Slot],
     outdated: Sequence[Slot],
     leaving: Sequence[Slot],
-    free: int,
+    free: Capacity,
     max_loaded: float,
 ) -> Decision:
     """Evict what the new runner replaces, then idle ones, least recently used first, pinned ones last."""
     evict = list(outdated)
     staying = [slot for slot in live if slot not in evict]
-    free_then = free + sum(slot.size for slot in (*leaving, *evict))
+    free_then = sum((slot.held for slot in (*leaving, *evict)), free)
     by_use = sorted(staying, key=lambda slot: (slot.leases > 0, slot.is_pinned, slot.idle_since))
     drains: list[Slot] = []
     for slot in by_use:
-        if need <= free_then and len(staying) < max_loaded:
+        if plan.is_at_ease(free_then) and len(staying) < max_loaded:
             break
         (drains if slot.leases else evict).append(slot)
         staying.remove(slot)
-        free_then += slot.size
+        free_then += slot.held
     if drains:
         return Wait("every runner that could make room is busy", tuple(drains), needs_room=True)
     if evict:
         return Load(tuple(evict))
-    if leaving and (need > free or len(staying) + len(leaving) >= max_loaded):
+    if leaving and (not plan.is_at_ease(free) or len(staying) + len(leaving) >= max_loaded):
         return Wait("a runner is still leaving", needs_room=True)
     return Load()

@@ -2,7 +2,8 @@
 
 Each slot is one task in the scheduler's group; it owns its runner for as long as it is inside `Engine.start`. Each
 request waits in one queue. Whatever changes (a runner is idle, has gone, a request left) walks the queue once, in
-order of arrival, and asks the policy for every request in it: decisions are made and applied between two awaits.
+the order that is fair, and asks the policy for every request in it: decisions are made and applied between two
+awaits.
 """
 
 import dataclasses
@@ -10,18 +11,30 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import sub
 from typing import Generic
 
 import anyio
 from anyio.abc import TaskGroup
 
-from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, ServerBusy
+from a3s_power.errors import AppError, LoadFailed, LoadFailure, RunnerFailed, RunnerLost, ServerBusy
+from a3s_power.requester import Requester
 from a3s_power.runner.base import Engine, LoadSpec, Runner
-from a3s_power.scheduler.policy import Decision, Load, Use, Wait, decide
-from a3s_power.scheduler.slots import Lease, Limits, Loaded, LoadPlan, M, Machine, Slot
+from a3s_power.scheduler.fairness import FairShare
+from a3s_power.scheduler.placement import Capacity
+from a3s_power.scheduler.policy import Decision, Load, Refuse, Use, Wait, decide
+from a3s_power.scheduler.slots import ANYBODY, Asked, Lease, Limits, Loaded, LoadPlan, M, Machine, Slot
+from a3s_power.scheduler.tokens import TokenPool
 from a3s_power.units import human_bytes
 
 log = logging.getLogger(__name__)
+
+NOTHING = Capacity(0)
+RETURN_S, RETURN_LOOK_S, RETURN_SHARE = 5.0, 0.25, 0.75
+"""How long, how often and for how much of it one waits for a GPU's memory to come back; Ollama's figures."""
+LOOKS, MAX_LOOK_S = 10, 5.0
+"""How often a runner is looked at within the time it may stand still, and the longest time between two looks."""
 
 
 @dataclass(eq=False)
@@ -29,8 +42,12 @@ class _Waiter(Generic[M]):
     model: M
     plan: LoadPlan
     keep_alive_s: float | None
+    requester: Requester
+    cost: int
     served: anyio.Event = field(default_factory=anyio.Event)
+    """Set when `slot` or `error` is, or nobody serves any more."""
     slot: Slot[M] | None = None
+    error: AppError | None = None
 
 
 class Scheduler(Generic[M]):
@@ -42,6 +59,8 @@ class Scheduler(Generic[M]):
         self._limits = limits
         self._slots: list[Slot[M]] = []
         self._queue: list[_Waiter[M]] = []
+        self._shares = FairShare()
+        self._last_released = machine.clock()
         self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
@@ -65,19 +84,31 @@ class Scheduler(Generic[M]):
     # ---- for requests ----
 
     @asynccontextmanager
-    async def lease(self, model: M, plan: LoadPlan, keep_alive_s: float | None = None) -> AsyncIterator[Lease]:
+    async def lease(
+        self, model: M, plan: LoadPlan, keep_alive_s: float | None = None, asked: Asked = ANYBODY
+    ) -> AsyncIterator[Lease]:
         """Hold a loaded runner that serves the plan's spec, for one request.
 
-        `keep_alive_s` None leaves the runner's as it is. Raises ServerBusy at once when too many wait; LoadFailed
-        when the runner does not come up.
+        `keep_alive_s` None leaves the runner's as it is. Raises ServerBusy when too many wait, of whom the last in
+        the order that is fair has to go; LoadFailed when the runner does not come up, or cannot.
         """
-        slot = await self._join_queue(_Waiter(model, plan, keep_alive_s))
+        waiter = _Waiter(model, plan, keep_alive_s, asked.requester, max(1, asked.cost))
+        slot = await self._join_queue(waiter)
+        taken = 0
         try:
             await slot.loaded.wait()
             if slot.runner is None:
                 raise slot.error or RunnerFailed("the model was unloaded while it was loading")
-            yield Lease(slot.runner, slot.spec)
+            lease = Lease(slot.runner, slot.spec, slot.tokens, waiter.cost)
+            try:
+                yield lease
+            finally:
+                taken = lease.cost
+        except RunnerLost:
+            self._retire(slot)  # before who tries again is given it once more
+            raise
         finally:
+            self._shares.finished(waiter, taken)
             self._release(slot)
 
     def unload(self, serves: Callable[[M], bool]) -> None:
@@ -87,6 +118,12 @@ class Scheduler(Generic[M]):
                 slot.keep_alive_s = 0.0
                 slot.changed.set()
 
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last request ended; 0 while there are any."""
+        is_busy = self._queue or any(slot.leases for slot in self._slots)
+        return 0.0 if is_busy else self._machine.clock() - self._last_released
+
     def loaded(self) -> list[Loaded[M]]:
         """What is loaded and loading, in order of loading. Never waits."""
         now = self._machine.clock()
@@ -94,8 +131,8 @@ class Scheduler(Generic[M]):
             Loaded(
                 slot.model,
                 slot.spec,
-                self._measure(slot),
-                0,
+                self._measured(slot).host + sum(self._measured(slot).gpus.values()),
+                sum(self._measured(slot).gpus.values()),
                 slot.runner is None,
                 slot.keep_alive_s if slot.leases else max(0.0, slot.expires_at - now),
             )
@@ -105,26 +142,33 @@ class Scheduler(Generic[M]):
     # ---- the queue ----
 
     async def _join_queue(self, waiter: _Waiter[M]) -> Slot[M]:
-        if len(self._queue) >= self._limits.max_queue and not self._goes_at_once(waiter):
-            raise ServerBusy  # before it has evicted anything
         self._queue.append(waiter)
+        self._shares.arrived(waiter)
+        if len(self._queue) > self._limits.max_queue and not self._goes_at_once(waiter):
+            *_, last = self._shares.ordered(self._queue)
+            self._turn_away(last, ServerBusy())  # before it has evicted anything
         self._dispatch()
-        if waiter.slot is None and len(self._queue) > self._limits.max_queue:
-            self._queue.remove(waiter)
-            raise ServerBusy
         try:
             await waiter.served.wait()
         except BaseException:
             if waiter.slot is not None:  # handed over in the moment it was cancelled
+                self._shares.finished(waiter, 0)
                 self._release(waiter.slot)
-            else:
-                self._queue.remove(waiter)
+            elif waiter in self._queue:
+                self._turn_away(waiter, None)
                 self._dispatch()  # others may have waited behind it
             raise
-        if waiter.slot is None:
-            self._queue.remove(waiter)
-            raise RunnerFailed("the server is shutting down")
-        return waiter.slot
+        if waiter.slot is not None:
+            return waiter.slot
+        if waiter.error is None:
+            self._turn_away(waiter, None)
+        raise waiter.error or RunnerFailed("the server is shutting down")
+
+    def _turn_away(self, waiter: _Waiter[M], error: AppError | None) -> None:
+        self._queue.remove(waiter)
+        self._shares.withdrew(waiter)
+        waiter.error = error
+        waiter.served.set()
 
     def _goes_at_once(self, waiter: _Waiter[M]) -> bool:
         decision = self._decide(waiter, _Free(self._free), set())
@@ -133,18 +177,18 @@ class Scheduler(Generic[M]):
     def _decide(self, waiter: _Waiter[M], free: "_Free", closed: set[Slot[M]]) -> Decision:
         spec = waiter.plan.spec
         is_loaded = any(slot.spec.serves(spec) for slot in self._slots if not slot.is_leaving)
-        left = 0 if is_loaded else free.bytes()  # the usual request asks for no memory
-        return decide(spec, waiter.plan.need, self._slots, left, self._limits.max_loaded, closed)
+        left = NOTHING if is_loaded else free.capacity()  # the usual request asks for no memory
+        return decide(waiter.plan, self._slots, left, self._limits.max_loaded, closed)
 
     def _dispatch(self) -> None:
-        """Give every request in the queue what it can have now, first come first served."""
+        """Give every request in the queue what it can have now, in the order that is fair."""
         if self._tasks is None:
             return  # all runners are being ended
         closed: set[Slot[M]] = set()
         free = _Free(self._free)
         room_is_wanted = False
         stuck: set[LoadSpec] = set()  # who wants the same later in the queue gets no better answer
-        for waiter in tuple(self._queue):
+        for waiter in self._shares.ordered(tuple(self._queue)):
             if waiter.plan.spec in stuck:
                 continue
             match self._decide(waiter, free, closed):
@@ -153,8 +197,8 @@ class Scheduler(Generic[M]):
                 case Load() if room_is_wanted:
                     pass
                 case Load(()):
-                    slot = self._open_slot(self._tasks, waiter, free.bytes())
-                    free.take(slot.size)
+                    slot = self._open_slot(self._tasks, waiter, free.capacity())
+                    free.take(slot.held)
                     self._hand_over(waiter, slot)
                 case Load(evict):
                     self._evict(evict, waiter)  # type: ignore[arg-type]
@@ -163,7 +207,9 @@ class Scheduler(Generic[M]):
                     log.debug("waiting", extra={"model": waiter.model.name.display, "reason": reason})
                     closed.update(drains)  # type: ignore[arg-type]
                     room_is_wanted = room_is_wanted or needs_room
-            if waiter.slot is None:
+                case Refuse(most):
+                    self._turn_away(waiter, waiter.plan.refusal(most))
+            if not waiter.served.is_set():
                 stuck.add(waiter.plan.spec)
 
     def _hand_over(self, waiter: _Waiter[M], slot: Slot[M]) -> None:
@@ -171,22 +217,27 @@ class Scheduler(Generic[M]):
         if waiter.keep_alive_s is not None:
             slot.keep_alive_s = waiter.keep_alive_s
         self._queue.remove(waiter)
+        self._shares.started(waiter)
         waiter.slot = slot
         waiter.served.set()
 
     def _release(self, slot: Slot[M]) -> None:
         slot.leases -= 1
-        slot.idle_since = self._machine.clock()
+        slot.idle_since = self._last_released = self._machine.clock()
         if slot.leases == 0 and not slot.loaded.is_set():
             slot.is_leaving = True
             slot.scope.cancel()  # nobody waits for this load any more
         slot.changed.set()
         self._dispatch()
 
+    def _retire(self, slot: Slot[M]) -> None:
+        """Have nobody else join it; it ends, and whoever still holds it is told."""
+        slot.is_leaving = True
+        slot.changed.set()
+
     def _evict(self, slots: tuple[Slot[M], ...], waiter: _Waiter[M]) -> None:
         for slot in slots:
-            slot.is_leaving = True
-            slot.changed.set()
+            self._retire(slot)
             log.info(
                 "unloading to make room",
                 extra={
@@ -200,35 +251,25 @@ class Scheduler(Generic[M]):
 
     # ---- slots ----
 
-    def _open_slot(self, tasks: TaskGroup, waiter: _Waiter[M], free: int) -> Slot[M]:
+    def _open_slot(self, tasks: TaskGroup, waiter: _Waiter[M], free: Capacity) -> Slot[M]:
         keep_alive_s = self._limits.keep_alive_s if waiter.keep_alive_s is None else waiter.keep_alive_s
-        slot = Slot(waiter.model, *waiter.plan.fitted(free), keep_alive_s, self._machine.clock())
+        fitted = waiter.plan.fitted(free)
+        slot = Slot(waiter.model, fitted.spec, waiter.plan, fitted.taken, keep_alive_s, self._machine.clock())
         self._slots.append(slot)
         tasks.start_soon(self._live, slot)
         return slot
 
     async def _live(self, slot: Slot[M]) -> None:
         """A slot's whole life."""
-        started = self._machine.clock()
         name = slot.model.name.display
         try:
             with slot.scope:
-                async with self._engine.start(slot.spec, slot.grew) as runner:
-                    slot.runner = runner
-                    estimate, slot.size = slot.size, self._measure(slot)
-                    slot.loaded.set()
-                    log.info(
-                        "loaded",
-                        extra={
-                            "model": name,
-                            "num_ctx": slot.spec.num_ctx,
-                            "slots": slot.spec.slots,
-                            "size": human_bytes(slot.size),
-                            "estimate": human_bytes(estimate),
-                            "took_s": round(self._machine.clock() - started, 3),
-                        },
-                    )
-                    await self._stay(slot, runner)
+                try:
+                    await self._serve(slot)
+                except LoadFailed as exc:
+                    if not self._shrink(slot, exc):
+                        raise
+                    await self._serve(slot)
                 log.info("unloaded", extra={"model": name})
         except AppError as exc:
             slot.error = exc
@@ -241,10 +282,72 @@ class Scheduler(Generic[M]):
             slot.loaded.set()
             self._dispatch()
 
+    async def _serve(self, slot: Slot[M]) -> None:
+        """From the start of a runner to its end."""
+        started = self._machine.clock()
+        async with self._engine.start(slot.spec, slot.grew) as runner:
+            slot.runner = runner
+            slot.tokens = TokenPool(slot.spec.pool) if slot.spec.is_pool_short else None
+            estimate, slot.held = slot.held, self._measured(slot)
+            slot.most = slot.held
+            slot.loaded.set()
+            log.info(
+                "loaded",
+                extra={
+                    "model": slot.model.name.display,
+                    "num_ctx": slot.spec.num_ctx,
+                    "slots": slot.spec.slots,
+                    "pool": slot.spec.pool,
+                    "devices": ",".join(slot.spec.devices),
+                    "size": human_bytes(slot.held.total),
+                    "estimate": human_bytes(estimate.total),
+                    "took_s": round(self._machine.clock() - started, 3),
+                },
+            )
+            try:
+                await self._stay(slot, runner)
+            finally:
+                await self._record(slot)
+            before = self._machine.available() if slot.held.gpus else None
+        if before is not None:
+            await self._returned(slot, before)
+
+    async def _record(self, slot: Slot[M]) -> None:
+        if self._machine.record is not None and slot.most.host:
+            with anyio.CancelScope(shield=True):
+                await self._machine.record(slot.spec, slot.most)
+
+    async def _returned(self, slot: Slot[M], before: Capacity) -> None:
+        """Wait until the driver counts a GPU's memory as free again: that comes after the process is gone."""
+        with anyio.move_on_after(RETURN_S):
+            while any(
+                self._machine.available().gpus.get(name, 0) - before.gpus.get(name, 0) < RETURN_SHARE * size
+                for name, size in slot.held.gpus.items()
+            ):
+                await self._machine.sleep(RETURN_LOOK_S)
+
+    def _shrink(self, slot: Slot[M], exc: LoadFailed) -> bool:
+        """Make the slot's context or pool smaller, if that is what it failed for and nobody asked for as much."""
+        if exc.reason not in (LoadFailure.OUT_OF_MEMORY, LoadFailure.CONTEXT_TOO_LARGE):
+            return False
+        if (fitted := slot.plan.smaller(slot.spec)) is None:
+            return False
+        log.warning(
+            "loading again with less",
+            extra={
+                "model": slot.model.name.display,
+                "differs": _differences(slot.spec, fitted.spec),
+                "error": str(exc),
+            },
+        )
+        slot.spec, slot.held, slot.resident = fitted.spec, fitted.taken, 0
+        return True
+
     async def _stay(self, slot: Slot[M], runner: Runner) -> None:
         """Return when the slot is told to leave, has expired, or its runner is gone."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, slot, runner)
+            tasks.start_soon(self._watch_progress, slot, runner)
             while not slot.is_leaving:
                 slot.changed = anyio.Event()
                 with anyio.move_on_after(slot.expires_at - self._machine.clock()):
@@ -255,40 +358,61 @@ class Scheduler(Generic[M]):
     async def _watch(self, slot: Slot[M], runner: Runner) -> None:
         await runner.wait_exit()
         log.error("runner died", extra={"model": slot.model.name.display, "pid": runner.pid})
-        slot.is_leaving = True
-        slot.changed.set()
+        self._retire(slot)
 
-    def _measure(self, slot: Slot[M]) -> int:
+    async def _watch_progress(self, slot: Slot[M], runner: Runner) -> None:
+        """End a runner that owes something and stands still; and see how much it has come to hold."""
+        limit_s, clock = self._limits.stall_timeout_s, self._machine.clock
+        last, since = None, clock()
+        while True:
+            await self._machine.sleep(min(limit_s / LOOKS, MAX_LOOK_S))
+            slot.held = self._measured(slot)
+            slot.most = max(slot.most, slot.held, key=lambda held: held.total)
+            now = await runner.progress()
+            if now is None or now != last:
+                last, since = now, clock()
+            elif clock() - since >= limit_s:
+                log.error("runner stands still", extra={"model": slot.model.name.display, "pid": runner.pid})
+                runner.condemn(f"it made no progress for {limit_s:g} s")
+                self._retire(slot)
+                return
+
+    def _measured(self, slot: Slot[M]) -> Capacity:
+        """What it holds; where nobody can tell, what it was estimated or last seen to."""
         if slot.runner is None:
-            return slot.size
-        return self._machine.memory_of(slot.runner.pid).resident or slot.size
+            return slot.held
+        memory = self._machine.memory_of(slot.runner.pid)
+        if not memory.resident:
+            return slot.held
+        return Capacity(memory.resident, slot.held.gpus if memory.gpus is None else memory.gpus)
 
-    def _free(self) -> int:
-        """Bytes that a new runner can have beside those that are loaded and loading."""
-        return self._machine.available() - sum(self._still_to_take(slot) for slot in self._slots)
+    def _free(self) -> Capacity:
+        """What a new runner can have beside those that are loaded and loading."""
+        return reduce(sub, (self._still_to_take(slot) for slot in self._slots), self._machine.available())
 
-    def _still_to_take(self, slot: Slot[M]) -> int:
-        """Bytes that this slot will want or already has, though the system still calls them available."""
+    def _still_to_take(self, slot: Slot[M]) -> Capacity:
+        """What this slot will want or already has, though the system still calls it available."""
         if slot.runner is None:
-            return max(0, slot.size - slot.resident)
-        held = self._machine.memory_of(slot.runner.pid)
-        return held.reclaimable + max(0, slot.size - held.resident)
+            return Capacity(max(0, slot.held.host - slot.resident), slot.held.gpus)
+        memory = self._machine.memory_of(slot.runner.pid)
+        on_host = memory.reclaimable + max(0, slot.held.host - memory.resident)
+        return Capacity(on_host, slot.held.gpus if memory.gpus is None else {})
 
 
 class _Free:
-    """The bytes that are free, for one walk over the queue: asked for once, and only if somebody wants to load."""
+    """What is free, for one walk over the queue: asked for once, and only if somebody wants to load."""
 
-    def __init__(self, measure: Callable[[], int]) -> None:
+    def __init__(self, measure: Callable[[], Capacity]) -> None:
         self._measure = measure
-        self._bytes: int | None = None
+        self._capacity: Capacity | None = None
 
-    def bytes(self) -> int:
-        if self._bytes is None:
-            self._bytes = self._measure()
-        return self._bytes
+    def capacity(self) -> Capacity:
+        if self._capacity is None:
+            self._capacity = self._measure()
+        return self._capacity
 
-    def take(self, size: int) -> None:
-        self._bytes = self.bytes() - size
+    def take(self, taken: Capacity) -> None:
+        self._capacity = self.capacity() - taken
 
 
 def _differences(loaded: LoadSpec, wanted: LoadSpec) -> str:

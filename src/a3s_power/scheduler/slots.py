@@ -1,8 +1,8 @@
-"""What the scheduler deals in: limits, slots, plans, leases. Values, and the one record that changes: a slot."""
+"""What the scheduler deals in: limits, slots, plans, leases. Values, but for slot and lease."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -11,7 +11,11 @@ import anyio
 from a3s_power.devices import ProcessMemory
 from a3s_power.errors import AppError
 from a3s_power.names import ModelName
+from a3s_power.requester import Requester
 from a3s_power.runner.base import LoadSpec, Runner
+from a3s_power.scheduler.placement import Capacity
+from a3s_power.scheduler.plans import Fitted
+from a3s_power.scheduler.tokens import TokenPool
 from a3s_power.units import FOREVER
 
 
@@ -33,17 +37,48 @@ class Limits:
     max_loaded: float = math.inf
     max_queue: int = 512
     keep_alive_s: float = 300.0
+    stall_timeout_s: float = math.inf
+    """How long a runner may owe something without a sign of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What the scheduler asks of the machine; tests put their own in its place."""
 
-    available: Callable[[], int]
-    """Bytes that new work can have."""
+    available: Callable[[], Capacity]
+    """What new work can have, of what nobody holds."""
     memory_of: Callable[[int], ProcessMemory]
     """What a process holds."""
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    record: "Callable[[LoadSpec, Capacity], Awaitable[object]] | None" = None
+    """Remember the most that a runner held."""
+
+
+class LoadPlan(Protocol):
+    """What a request wants loaded; see `plans.ModelPlan`."""
+
+    @property
+    def spec(self) -> LoadSpec:
+        """What serves the request."""
+
+    def is_at_ease(self, free: Capacity) -> bool:
+        """See `policy.Plan`."""
+
+    def fits(self, free: Capacity) -> bool:
+        """See `policy.Plan`."""
+
+    def fitted(self, free: Capacity) -> Fitted:
+        """What to load into so much."""
+
+    def smaller(self, loaded: LoadSpec) -> Fitted | None:
+        """What to try when the engine had no memory for that."""
+
+    def refusal(self, most: Capacity) -> AppError:
+        """Why there is no loading it, where `most` is all there is."""
+
+    def joined(self, replaced: LoadSpec) -> "LoadPlan":
+        """The plan that also does what the runner did that it replaces."""
 
 
 @dataclass(eq=False)
@@ -52,15 +87,20 @@ class Slot(Generic[M]):
 
     model: M
     spec: LoadSpec
-    size: int
-    """Bytes: the estimate while it loads, then what was measured."""
+    plan: LoadPlan
+    held: Capacity
+    """What it takes: the estimate while it loads, then what was measured."""
     keep_alive_s: float
     idle_since: float
+    most: Capacity = Capacity(0)  # noqa: RUF009  which never changes
+    """The most that it was seen to hold."""
     resident: int = 0
     """Bytes it holds, as far as it has come with loading."""
     leases: int = 0
     is_leaving: bool = False
     runner: Runner | None = None
+    tokens: TokenPool | None = None
+    """Shares out the cells of a runner that has fewer than its requests could fill."""
     error: AppError | None = None
     loaded: anyio.Event = field(default_factory=anyio.Event)
     """Set when `runner` or `error` is."""
@@ -91,37 +131,30 @@ class Loaded(Generic[M]):
     size: int
     """Bytes: measured, or the estimate while it loads."""
     size_vram: int
-    """Bytes of them on GPUs. Not measured yet: 0, which is true of engines that compute on the CPU."""
+    """Bytes of them on GPUs."""
     is_loading: bool
     remaining_s: float
     """Until it goes if nobody else comes."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """What a request wants loaded, and the bytes it is estimated to take.
+class Asked:
+    """Whose request it is, and how many tokens it is expected to take: what the order of the queue is made of."""
 
-    `fit` has the last word when it is loaded: from the bytes then free to what is really loaded, and its bytes.
-    `join` is asked when a runner of the same model has to make way, for a plan that serves its requests too.
-    """
-
-    spec: LoadSpec
-    need: int
-    fit: Callable[[int], tuple[LoadSpec, int]] | None = None
-    join: "Callable[[LoadSpec], LoadPlan] | None" = None
-
-    def joined(self, replaced: LoadSpec) -> "LoadPlan":
-        """The plan that also does what the runner did that it replaces: else two clients load in turns."""
-        return self.join(replaced) if self.join else self
-
-    def fitted(self, free: int) -> tuple[LoadSpec, int]:
-        """What to load into `free` bytes."""
-        return self.fit(free) if self.fit else (self.spec, self.need)
+    requester: Requester
+    cost: int
 
 
-@dataclass(frozen=True, slots=True)
+ANYBODY = Asked(Requester(), 1)
+
+
+@dataclass(slots=True)
 class Lease:
     """One request's hold on a runner. `spec` is what is loaded: its context may be larger than asked for."""
 
     runner: Runner
     spec: LoadSpec
+    tokens: TokenPool | None
+    """Where the request has to reserve what it puts into the runner's cells; None where there is room for all."""
+    cost: int
+    """Tokens that the request's client is charged; to be put right once they are known."""

@@ -132,7 +132,9 @@ class Cards:
             family=config.model_family,
         )
         used = None if is_native else template
-        return ModelCard(model, gguf, projectors, used, _markup(model, gguf, used), found, Footprint.of(gguf))
+        return ModelCard(
+            model, gguf, projectors, used, _markup(model, gguf, used), found, Footprint.of(gguf, projectors)
+        )
 
 
 def _markup(model: Model, gguf: GGUF, template: GoTemplate | None) -> Markup:

@@ -1,23 +1,33 @@
 """Generating text: from a request to a leased runner and its events."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
-from a3s_power.errors import ModelNotFound
-from a3s_power.generation import Event, GenerationRequest
+from a3s_power.errors import ModelNotFound, RunnerLost
+from a3s_power.generation import ChatInput, Event, GenerationRequest
 from a3s_power.grammar.calls import call_grammar
 from a3s_power.grammar.schema import AnswerGrammar
 from a3s_power.prompt.forced import forced_tools, offered
+from a3s_power.requester import Requester
 from a3s_power.runner.base import Runner
+from a3s_power.scheduler.slots import Asked
 from a3s_power.service.cards import Cards
 from a3s_power.service.checks import check
 from a3s_power.service.loading import Loader
 from a3s_power.service.pictures import with_pictures
+from a3s_power.service.suspects import Suspects
 from a3s_power.service.turn import Begun, Turn
+
+log = logging.getLogger(__name__)
+
+CHARS_PER_TOKEN = 4
+ANSWER_TOKENS = 256
+"""How long an answer is expected to be that nobody bounds; put right when it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +62,26 @@ class Preview:
 class ChatService:
     """Chat and completion, on any API."""
 
-    def __init__(self, cards: Cards, loader: Loader) -> None:
+    def __init__(self, cards: Cards, loader: Loader, suspects: Suspects) -> None:
         self._cards = cards
         self._loader = loader
+        self._suspects = suspects
 
     @asynccontextmanager
     async def open(self, request: GenerationRequest) -> AsyncIterator[Generation]:
-        """Begin to generate. Leaving the block stops the engine and gives the runner back.
+        """Generate up to the first event. Leaving the block stops the engine and gives the runner back.
 
-        Raises, before anything is generated, what is wrong with the request (InvalidRequest and below,
-        ModelNotFound), with the server (ServerBusy, LoadFailed), or what the engine says against it.
+        Raises, before anything is told, what is wrong with the request (InvalidRequest and below, ModelNotFound),
+        with the server (ServerBusy, LoadFailed), or what the engine says against it. A runner that is lost before
+        the first event is replaced once.
         """
-        started = time.monotonic_ns()
-        async with self._held(request, generates=True) as turn, AsyncExitStack() as stack:
-            load_ns = time.monotonic_ns() - started
-            begun = await turn.begin(stack)
-            events = begun.follower.follow(begun.events)
-            yield Generation(events, load_ns, begun.is_truncated, turn.runner, begun)
+        async with AsyncExitStack() as stack:
+            try:
+                generation = await self._begun(request, stack)
+            except RunnerLost as exc:
+                log.warning("tried again on another runner", extra={"model": request.model, "error": str(exc)})
+                generation = await self._begun(request, stack)
+            yield generation
 
     async def preview(self, request: GenerationRequest) -> Preview:
         """What `open` would put before the model. Raises as it does."""
@@ -102,6 +115,19 @@ class ChatService:
             card = loaded
         self._loader.unload(card)
 
+    async def _begun(self, request: GenerationRequest, stack: AsyncExitStack) -> Generation:
+        """Up to the first event; what is begun is left with the stack, or here if it fails."""
+        started = time.monotonic_ns()
+        async with AsyncExitStack() as inner:
+            turn = await inner.enter_async_context(self._held(request, generates=True))
+            load_ns = time.monotonic_ns() - started
+            begun = await turn.begin(inner)
+            inner.callback(turn.settle_cost, begun)
+            events = begun.follower.follow(begun.events)
+            first = await anext(events)
+            stack.push_async_exit(inner.pop_all())
+        return Generation(_from(first, events), load_ns, begun.is_truncated, turn.runner, begun)
+
     @asynccontextmanager
     async def _held(self, request: GenerationRequest, *, generates: bool) -> AsyncIterator[Turn]:
         card = await self._cards.get(request.name, request.model)
@@ -111,8 +137,27 @@ class ChatService:
         plan, options = self._loader.plan(card, request.options)
         # Before a model is loaded for what cannot be kept.
         grammar = await _grammar(request) if generates else None
-        async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
-            yield Turn(request, card, plan, lease, options, grammar)
+        asked = Asked(request.requester, _expected_tokens(request, options.num_predict))
+        matters = replace(request, requester=Requester(), keep_alive_s=None)
+        with self._suspects.watching((card.model.model_path, matters)):
+            async with self._loader.lease(card, plan, request.keep_alive_s, asked) as lease:
+                yield Turn(request, card, plan, lease, options, grammar)
+
+
+def _expected_tokens(request: GenerationRequest, num_predict: int) -> int:
+    """What it is likely to take, before its prompt is rendered."""
+    match request.input:
+        case ChatInput(messages):
+            chars = sum(len(message.content) for message in messages)
+        case prompt:
+            chars = len(prompt.prompt)
+    return chars // CHARS_PER_TOKEN + (num_predict if num_predict >= 0 else ANSWER_TOKENS)
+
+
+async def _from(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    yield first
+    async for event in events:
+        yield event
 
 
 async def _grammar(request: GenerationRequest) -> AnswerGrammar | None:

@@ -1,21 +1,24 @@
 """Embedding texts: from a request to vectors, whatever API it came through."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from a3s_power.errors import ContextExceeded, InvalidRequest, RunnerFailed
+from a3s_power.errors import ContextExceeded, InvalidRequest, RunnerFailed, RunnerLost
 from a3s_power.names import ModelName
 from a3s_power.options import merge
+from a3s_power.requester import Requester
 from a3s_power.runner.base import LoadSpec, Pooling, Runner
-from a3s_power.scheduler.slots import Lease, LoadPlan
+from a3s_power.scheduler.slots import Asked, Lease, LoadPlan
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.checks import check_place
 from a3s_power.service.loading import Loader
+from a3s_power.service.suspects import Suspects
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """One in each row."""
@@ -37,8 +40,12 @@ Others normalise first, and that can make a text longer: T5's makes 18 letters o
 """
 MOST_ADDED = 3
 """Tokens that stand for no byte: the special ones at both ends, and a space that some put in front."""
+CHARS_EACH = 4
+"""Of a token, on average."""
 CHARS_PER_TOKEN = 32
 """The beginning of a text that is looked at first, for each token that fits."""
+
+log = logging.getLogger(__name__)
 
 POOLING_NONE, POOLING_LAST = 0, 3
 """llama.cpp's numbers, in a file's `pooling_type`."""
@@ -63,6 +70,7 @@ class EmbeddingRequest:
     """To length 1."""
     dimensions: int = 0
     """Only the first so many; all of them if there are no more, or if this is not positive."""
+    requester: Requester = field(default_factory=Requester)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,26 +86,39 @@ class Embedded:
 class EmbedService:
     """Embeddings, on any API. Causal models embed too: by their last token."""
 
-    def __init__(self, cards: Cards, loader: Loader) -> None:
+    def __init__(self, cards: Cards, loader: Loader, suspects: Suspects) -> None:
         self._cards = cards
         self._loader = loader
+        self._suspects = suspects
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         """Embed all inputs, of which there must be some, or none: one that fails fails the request.
 
         Raises ContextExceeded for a text that is too long and must not be cut, InvalidRequest for one of which
-        nothing would be left, EmbeddingFailed; else as `ChatService.open`. Cancelling it stops the engine.
+        nothing would be left, EmbeddingFailed; else as `ChatService.open`. Cancelling it stops the engine; one
+        that is lost is replaced once.
         """
+        try:
+            try:
+                return await self._embed(request)
+            except RunnerLost as exc:
+                log.warning("tried again on another runner", extra={"model": request.model, "error": str(exc)})
+                return await self._embed(request)
+        except RunnerFailed as exc:
+            raise EmbeddingFailed(str(exc)) from exc
+
+    async def _embed(self, request: EmbeddingRequest) -> Embedded:
         started = time.monotonic_ns()
         card = await self._cards.get(request.name, request.model)
         plan = self._plan(card, request)
-        async with self._loader.lease(card, plan, request.keep_alive_s) as lease:
-            load_ns = time.monotonic_ns() - started
-            window = _window(card, request, plan.spec, lease)
-            try:
+        asked = Asked(request.requester, sum(map(len, request.inputs)) // CHARS_EACH)
+        matters = replace(request, requester=Requester(), keep_alive_s=None)
+        with self._suspects.watching((card.model.model_path, matters)):
+            async with self._loader.lease(card, plan, request.keep_alive_s, asked) as lease:
+                load_ns = time.monotonic_ns() - started
+                window = _window(card, request, plan.spec, lease)
                 vectors, prompt_tokens = await _embed_in_groups(lease.runner, request, window)
-            except RunnerFailed as exc:
-                raise EmbeddingFailed(str(exc)) from exc
+                lease.cost = prompt_tokens
         return Embedded(vectors, prompt_tokens, load_ns)
 
     async def load(self, request: EmbeddingRequest) -> None:

@@ -46,7 +46,10 @@ class Follower:
         self._shows_thinking = shows_thinking
         self._count_prompt = count_prompt
         self._guard = RepeatGuard()
-        self._tokens = 0
+        self.tokens = 0
+        """Of the reply so far, as far as events tell."""
+        self.usage: Usage | None = None
+        """What the engine says that it took, once it is done."""
         self._started_ns = time.monotonic_ns()
 
     async def follow(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -74,10 +77,12 @@ class Follower:
         """Count the token that an event stands for; whether the model is stuck."""
         match event:
             case Text(text) | Thinking(text):
-                self._tokens += 1
+                self.tokens += 1
                 return bool(text) and self._guard.is_stuck(text)
             case CallPart():
-                self._tokens += 1
+                self.tokens += 1
+            case Done(usage=usage):
+                self.usage = usage
         return False
 
     def _told(self, event: Event) -> Iterable[Event]:
@@ -120,7 +125,7 @@ class Follower:
         return shown
 
     async def _done(self) -> Done:
-        usage = Usage(await self._count_prompt(), self._tokens)
+        usage = Usage(await self._count_prompt(), self.tokens)
         return Done(FinishReason.STOP, usage, Timings(completion_ns=time.monotonic_ns() - self._started_ns))
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from a3s_power.devices import logical_cores
 from a3s_power.errors import InvalidRequest
 from a3s_power.names import ModelName
 from a3s_power.options import LoadOptions, SamplingOptions, merge
 from a3s_power.runner.base import LoadSpec, Pooling
-from a3s_power.scheduler.memory import Footprint, comfortable, estimate, largest
+from a3s_power.scheduler.plans import COMFORTABLE_CTX, ModelPlan, Sizing
 from a3s_power.scheduler.scheduler import Scheduler
-from a3s_power.scheduler.slots import Lease, Loaded, LoadPlan
+from a3s_power.scheduler.slots import ANYBODY, Asked, Lease, Loaded, LoadPlan
 from a3s_power.service.cards import ModelCard
 
 MIN_CTX = 4
@@ -39,9 +38,10 @@ class LoadDefaults:
 class Loader:
     """Decides what to load for a request, and leases it from the scheduler."""
 
-    def __init__(self, scheduler: Scheduler[ModelCard], defaults: LoadDefaults) -> None:
+    def __init__(self, scheduler: Scheduler[ModelCard], defaults: LoadDefaults, sizing: Sizing) -> None:
         self._scheduler = scheduler
         self._defaults = defaults
+        self._sizing = sizing
         self._max_threads = logical_cores()
 
     def plan(
@@ -51,16 +51,13 @@ class Loader:
         if card.model.model_path is None:
             raise InvalidRequest(f"model '{card.name.display}' has no GGUF file and cannot run here")
         load, sampling = merge((card.model.parameters, options))
-        spec = self._spec(card, load, pooling)
-        if spec.is_ctx_automatic:
-            spec = comfortable(card.footprint, spec)
-        return _planned(card.footprint, spec), sampling
+        return ModelPlan(card.footprint, self._spec(card, load, pooling), self._sizing), sampling
 
     def lease(
-        self, card: ModelCard, plan: LoadPlan, keep_alive_s: float | None
+        self, card: ModelCard, plan: LoadPlan, keep_alive_s: float | None, asked: Asked = ANYBODY
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold a runner for one request; see `Scheduler.lease`."""
-        return self._scheduler.lease(card, plan, keep_alive_s)
+        return self._scheduler.lease(card, plan, keep_alive_s, asked)
 
     def unload(self, card: ModelCard) -> None:
         """Let the model's runners go; names that share its file share them."""
@@ -76,7 +73,7 @@ class Loader:
 
     def _spec(self, card: ModelCard, load: LoadOptions, pooling: Pooling | None) -> LoadSpec:
         wanted = load.num_ctx or self._defaults.num_ctx
-        num_ctx = max(wanted, MIN_VISION_CTX if "vision" in card.capabilities else MIN_CTX)
+        num_ctx = max(wanted or COMFORTABLE_CTX, MIN_VISION_CTX if "vision" in card.capabilities else MIN_CTX)
         if card.footprint.trained_ctx:
             num_ctx = min(num_ctx, card.footprint.trained_ctx)
         return LoadSpec(
@@ -102,26 +99,3 @@ def _least_batch(card: ModelCard, pooling: Pooling | None) -> int:
     if pooling is not Pooling.FILE:
         return 1
     return min(EMBEDDING_BATCH, card.footprint.trained_ctx or EMBEDDING_BATCH)
-
-
-def _planned(footprint: Footprint, spec: LoadSpec) -> LoadPlan:
-    fit = partial(_fitted, footprint, spec) if spec.is_ctx_automatic else None
-    return LoadPlan(spec, estimate(footprint, spec), fit, partial(_joined, footprint, spec))
-
-
-def _joined(footprint: Footprint, wanted: LoadSpec, replaced: LoadSpec) -> LoadPlan:
-    """The larger context of the two, and vectors if either wants some; nothing of it if they differ in more."""
-    joinable = {name: getattr(replaced, name) for name in ("num_ctx", "is_ctx_automatic", "pooling")}
-    if replace(wanted, **joinable) != replaced:
-        return _planned(footprint, wanted)
-    both = replace(wanted, pooling=wanted.pooling or replaced.pooling)
-    if replaced.num_ctx <= wanted.num_ctx and wanted.is_ctx_automatic:
-        return _planned(footprint, both)
-    is_automatic = wanted.is_ctx_automatic or replaced.is_ctx_automatic
-    both = replace(both, num_ctx=max(wanted.num_ctx, replaced.num_ctx), is_ctx_automatic=is_automatic)
-    return LoadPlan(both, estimate(footprint, both), None, partial(_joined, footprint, both))
-
-
-def _fitted(footprint: Footprint, spec: LoadSpec, free: int) -> tuple[LoadSpec, int]:
-    spec = largest(footprint, spec, free)
-    return spec, estimate(footprint, spec)

@@ -30,6 +30,7 @@ from a3s_power.service import prompting
 from a3s_power.service.cards import ModelCard
 from a3s_power.service.following import Follower
 from a3s_power.service.prompting import Draft
+from a3s_power.service.steps import in_steps, reserved
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Turn:
         grammar: AnswerGrammar | None,
     ) -> None:
         self.runner = lease.runner
+        self._lease = lease
+        self._following: Follower | None = None
         self._request = request
         self._card = card
         self._options = options
@@ -70,11 +73,21 @@ class Turn:
         """Have the engine begin; `stack` ends it. Raises ContextExceeded for what is too long and stays so."""
         draft = await self._draft()
         try:
-            return await self._begin(draft, stack)
+            async with AsyncExitStack() as attempt:
+                begun = await self._begin(draft, attempt)
+                await stack.enter_async_context(attempt.pop_all())
+                return begun
         except ContextExceeded as exc:
             if not self._may_shorten(draft):
                 raise
             return await self._begin(await self._shortened(draft, exc), stack)
+
+    def settle_cost(self, begun: Begun) -> None:
+        """Charge the client for what was computed; for a reply that was left early, at least what was expected."""
+        if usage := begun.follower.usage:
+            self._lease.cost = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+        else:
+            self._lease.cost = max(self._lease.cost, begun.follower.tokens)
 
     async def preview(self) -> tuple[str, int]:
         """The prompt that `begin` would have the engine begin with, and how many pictures are in it."""
@@ -105,17 +118,37 @@ class Turn:
         prompt = await self._render(draft) if chat is None or self._grammar else ""
         frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
         sampling = self._sampling(self._grammar.text(frame) if self._grammar else None)
-        if self._is_limited:
-            sampling = _limited(sampling, await self._count(draft), self._num_ctx)
+        pool, prompt_tokens = self._lease.tokens, 0
+        if self._is_limited or pool:
+            prompt_tokens = await self._count(draft)
+            sampling = _limited(sampling, prompt_tokens, self._num_ctx)
         if chat is not None:
+            await self._reserve(draft, prompt_tokens, sampling, stack)
             events = await stack.enter_async_context(self.runner.chat(chat, sampling))
             return Begun(prompt, events, self._follower(draft, None), draft.is_truncated)
         if frame is not None and sampling.thinking_budget is not None:
+            await self._reserve(draft, prompt_tokens, sampling, stack)
             events = await self._completed_in_budget(draft, prompt, frame, sampling, stack)
+        elif pool and _can_pause(draft, sampling):
+            tokens = await self.runner.tokenize(prompt, special=True)
+            events = await in_steps(self.runner, pool, tokens, sampling, stack)
         else:
+            await self._reserve(draft, prompt_tokens, sampling, stack)
             events = await stack.enter_async_context(self.runner.complete(prompt, sampling, draft.images))
         reader = await self._reader(draft, prompt)
         return Begun(prompt, events, self._follower(draft, reader), draft.is_truncated)
+
+    async def _reserve(self, draft: Draft, prompt_tokens: int, sampling: Sampling, stack: AsyncExitStack) -> None:
+        """All that the reply may come to take, in a pool that is too small for everybody's."""
+        if (pool := self._lease.tokens) is None:
+            return
+        # How many tokens a picture takes nobody knows yet.
+        most = self._num_ctx if draft.images else prompt_tokens + (sampling.max_tokens or 0)
+        await stack.enter_async_context(
+            reserved(
+                self.runner, pool, min(most, pool.size), lambda: bool(self._following and self._following.usage)
+            )
+        )
 
     # ---- who renders, and who reads ----
 
@@ -149,12 +182,13 @@ class Turn:
         async def count_prompt() -> int:
             return await self._count(draft)
 
-        return Follower(
+        self._following = Follower(
             reader,
             shows_thinking=self._request.think is not False,
             count_prompt=count_prompt,
             one_call=not self._request.tool_choice.is_parallel,
         )
+        return self._following
 
     # ---- bounds ----
 
@@ -250,6 +284,15 @@ def _with_thoughts(done: Done, spent: int) -> Done:
     """With thoughts that went out again behind the prompt counted as what they are."""
     usage = Usage(max(0, done.usage.prompt_tokens - spent), done.usage.completion_tokens + spent)
     return replace(done, usage=usage)
+
+
+def _can_pause(draft: Draft, sampling: Sampling) -> bool:
+    """Whether a completion can be broken off and continued from its tokens, without anybody seeing a difference.
+
+    Not what the engine keeps a state of: a grammar, pictures, dice that must fall as they did the last time.
+    """
+    is_repeatable = sampling.options.seed >= 0 and sampling.options.temperature > 0
+    return not (draft.images or sampling.grammar or sampling.top_logprobs is not None or is_repeatable)
 
 
 def _limited(sampling: Sampling, prompt_tokens: int, num_ctx: int) -> Sampling:

@@ -1,0 +1,57 @@
+"""Requests that have ended runners: remembered for a while, and not tried again."""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from a3s_power.errors import RunnerLost, Suspected
+
+KILLS = 2
+"""Runners that a request may end; each time others lose theirs, too."""
+REMEMBERED_S = 600.0
+MOST = 1024
+
+
+class Suspects:
+    """What was asked of runners when they were lost.
+
+    Nobody can tell which of the requests at a runner ended it, so all are suspected. An innocent one has to meet a
+    guilty one twice.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kills: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # digest → how often, and when last
+
+    @contextmanager
+    def watching(self, request: object) -> Iterator[None]:
+        """Serve a request, whose `repr` is all that matters of it. Raises Suspected for one that is not served."""
+        if self._kills:  # or nobody needs to look at it
+            self._check(_digest(request))
+        try:
+            yield
+        except RunnerLost:
+            self._blame(_digest(request))
+            raise
+
+    def _check(self, digest: bytes) -> None:
+        kills, last = self._kills.get(digest, (0, 0.0))
+        if kills and self._clock() - last > REMEMBERED_S:
+            del self._kills[digest]
+        elif kills >= KILLS:
+            raise Suspected(
+                f"this request has ended the model's runner {kills} times and is not tried again for "
+                f"{REMEMBERED_S / 60:.0f} minutes; a different prompt, context length or model may do"
+            )
+
+    def _blame(self, digest: bytes) -> None:
+        kills, _ = self._kills.pop(digest, (0, 0.0))
+        self._kills[digest] = kills + 1, self._clock()
+        if len(self._kills) > MOST:
+            self._kills.popitem(last=False)
+
+
+def _digest(request: object) -> bytes:
+    return hashlib.blake2b(repr(request).encode(errors="surrogatepass"), digest_size=16).digest()
