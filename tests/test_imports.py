@@ -18,7 +18,7 @@ SOURCE = Path(a3s_power.__file__).parent
 
 # Pure values, on the standard library alone; everyone may import them.
 VOCABULARY = (
-    "errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress", "requester",
+    "errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress", "files", "requester",
 )  # fmt: skip
 
 # room → the rooms it may import, besides itself. Inner rooms stand first: no arrow points down the page.

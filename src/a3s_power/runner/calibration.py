@@ -4,7 +4,6 @@ Engines with a small model are started in every way and asked in turn, so that w
 machines that others use too, disturbs the next as well.
 """
 
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from anyio import to_thread
 
 from a3s_power.devices import logical_cores, physical_cores
 from a3s_power.errors import RunnerFailed
+from a3s_power.files import write_whole
 from a3s_power.generation import Done
 from a3s_power.options import SamplingOptions
 from a3s_power.runner.base import Engine, LoadSpec, Runner, Sampling
@@ -90,7 +90,7 @@ async def calibrated(
     share = max(before, await to_thread.run_sync(others))
     tell(f"chosen: {calibration.choice}")
     if share <= MOST_OTHERS:
-        await to_thread.run_sync(keep, path, calibration)
+        await to_thread.run_sync(write_whole, path, encoded(calibration))
     else:
         tell(f"not kept: other work had {share:.0%} of the cores; calibrate again when the machine is idle")
     return calibration
@@ -108,18 +108,9 @@ def kept_in(path: Path, machine: Machine) -> Calibration | None:
     return calibration if calibration.machine == machine else None
 
 
-def keep(path: Path, calibration: Calibration) -> None:
-    """Write the file, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(calibration)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)  # it bears the other name by now, unless something failed
+def encoded(calibration: Calibration) -> bytes:
+    """What `kept_in` reads."""
+    return msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"
 
 
 def _cpu() -> str:

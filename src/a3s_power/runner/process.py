@@ -17,7 +17,7 @@ GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
 
 _INHERITED = {"PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH"}
-_INHERITED_PREFIXES = ("DYLD_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GGML_", "LLAMA_ARG_")
+_INHERITED_PREFIXES = ("DYLD_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GGML_", "VK_", "LLAMA_ARG_")
 
 
 def child_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

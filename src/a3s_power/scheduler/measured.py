@@ -1,9 +1,7 @@
 """What runners really took: once a model has been loaded, this decides in place of an estimate."""
 
 import logging
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -12,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from a3s_power.files import write_whole
 from a3s_power.runner.base import LoadSpec
 from a3s_power.scheduler.placement import Need
 from a3s_power.units import MIB
@@ -105,7 +104,7 @@ class Measurements:
         with self._saving:  # else of two saves at once the older one might be the last
             rows = [_Row(engine, spec, loads) for (engine, spec), loads in self._seen.items()]
             try:
-                _replace(self._path, msgspec.json.encode(_File(1, rows)))
+                write_whole(self._path, msgspec.json.encode(_File(1, rows)))
             except OSError as exc:
                 self._warn_once(exc)
 
@@ -166,18 +165,3 @@ def _read(path: Path) -> Mapping[_Key, _Loads]:
         log.warning("passing over what runners took", extra={"path": path, "error": exc})
         return {}
     return {(row.engine, row.spec): row.loads for row in rows}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Readers, and who starts after a power cut, find the old bytes or the new ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temp = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temp.replace(path)
-        except BaseException:
-            temp.unlink(missing_ok=True)
-            raise

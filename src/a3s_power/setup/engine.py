@@ -4,11 +4,11 @@ import importlib.metadata
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from a3s_power.files import write_whole
 from a3s_power.setup.builds import Build
 from a3s_power.setup.children import Say, run
 from a3s_power.setup.environments import new_environment, python_in
@@ -60,7 +60,8 @@ def install_engine(
     with new_environment(place, environ, say) as environment:
         environment.install(f"{_PACKAGE}=={version}", f"{index.rstrip('/')}/{build.name}")
         devices = devices_of(str(environment.python), environ)
-    _record(home / _CHOICE, EngineChoice(backend, str(python_in(place)), version))
+    choice = EngineChoice(backend, str(python_in(place)), version)
+    write_whole(home / _CHOICE, json.dumps(asdict(choice)).encode())
     return devices
 
 
@@ -99,15 +100,3 @@ def devices_of(python: str, environ: Mapping[str, str]) -> tuple[Device, ...]:
         return tuple(Device(**fields) for fields in json.loads(listed))
     except (StopIteration, ValueError, TypeError) as exc:
         raise SetupFailed(f"the engine's list of devices makes no sense: {output.strip()!r}") from exc
-
-
-def _record(path: Path, choice: EngineChoice) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{_CHOICE}.", delete=False) as file:
-        try:
-            json.dump(asdict(choice), file)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
