@@ -1,4 +1,4 @@
-"""How much memory a model is estimated to take, and how large a context is chosen for it."""
+"""How much memory a model is estimated to take, by its header and by what is asked for."""
 
 from dataclasses import replace
 
@@ -8,20 +8,11 @@ from hypothesis import strategies as st
 
 from a3s_power.gguf import read_gguf
 from a3s_power.runner.base import LoadSpec
-from a3s_power.scheduler.memory import (
-    COMFORTABLE_CTX,
-    DEFAULT_MAX_CTX,
-    FALLBACK_CTX,
-    MIN_CTX,
-    Footprint,
-    comfortable,
-    estimate,
-    largest,
-)
+from a3s_power.scheduler.memory import Footprint, estimate
+from a3s_power.scheduler.placement import Need
 from a3s_power.units import MIB
 from tests.support.gguf_files import Q8_0, TensorSpec, write_gguf
 
-GIB = 1024 * MIB
 SPEC = LoadSpec("m", num_ctx=4096, slots=1, num_batch=512, kv_cache_type="f16")
 LLAMA = {  # 2 layers, 4 heads of 16, all of them with keys and values
     "general.architecture": "llama",
@@ -34,17 +25,27 @@ LLAMA = {  # 2 layers, 4 heads of 16, all of them with keys and values
 }
 WEIGHTS = {"token_embd.weight": TensorSpec((64, 3)), "output.weight": TensorSpec((64, 32), Q8_0)}
 WEIGHTS_BYTES = 64 * 3 * 4 + 64 * 32 // 32 * 34
+PER_TOKEN = 2 * 4 * (16 + 16)  # elements of keys and values
 
 
 @pytest.fixture(scope="session")
-def footprint(tmp_path_factory):
-    """Of a header with these keys over LLAMA's; None takes a key away."""
+def header(tmp_path_factory):
+    """A header with these keys over LLAMA's; None takes a key away."""
 
-    def _footprint(**changes):
-        metadata = LLAMA | {f"llama.{key.replace('__', '.')}": value for key, value in changes.items()}
-        metadata = {key: value for key, value in metadata.items() if value is not None}
-        path = write_gguf(tmp_path_factory.mktemp("gguf") / "m.gguf", metadata, WEIGHTS)
-        return Footprint.of(read_gguf(path))
+    def _header(architecture="llama", **changes):
+        changed = {f"llama.{key.replace('__', '.')}": value for key, value in changes.items()}
+        metadata = LLAMA | {"general.architecture": architecture} | changed
+        renamed = {key.replace("llama.", f"{architecture}."): value for key, value in metadata.items()}
+        known = {key: value for key, value in renamed.items() if value is not None}
+        return read_gguf(write_gguf(tmp_path_factory.mktemp("gguf") / "m.gguf", known, WEIGHTS))
+
+    return _header
+
+
+@pytest.fixture(scope="session")
+def footprint(header):
+    def _footprint(architecture="llama", **changes):
+        return Footprint.of(header(architecture, **changes))
 
     return _footprint
 
@@ -55,7 +56,9 @@ def llama(footprint):
 
 
 def estimated(model, **changes):
-    return estimate(model, replace(SPEC, **changes))
+    """Bytes in all."""
+    need = estimate(model, replace(SPEC, **changes))
+    return need.host + need.gpu
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,10 @@ def estimated(model, **changes):
         ({"attention__head_count_kv": "four"}, 2 * 4 * (16 + 16)),                  # nonsense is as good as absent
         ({"block_count": None}, 0),
         ({"block_count": "two", "embedding_length": 0.5}, 0),
+        ({"block_count": -2}, 0),
+        ({"attention__head_count_kv": -4}, 0),
+        ({"attention__head_count_kv": [-9, 4]}, 0),
+        ({"attention__head_count": -4, "attention__key_length": -1}, 2 * 1 * (64 + 64)),
     ],
 )  # fmt: skip
 def test_the_kv_cache_is_counted_by_heads_layers_and_lengths(footprint, changes, elements):
@@ -88,74 +95,131 @@ def test_the_kv_cache_is_counted_by_heads_layers_and_lengths(footprint, changes,
      ("iq4_nl", 4.5), ("who knows", 16)],
 )  # fmt: skip
 def test_a_quantised_cache_takes_less(llama, kv_cache_type, bits):
-    one, two = (estimated(llama, num_ctx=num_ctx, kv_cache_type=kv_cache_type) for num_ctx in (1, 2))
-    assert two - one == 2 * 4 * (16 + 16) * bits / 8
+    one, two = (estimated(llama, kv_pool=pool, kv_cache_type=kv_cache_type) for pool in (1, 2))
+    assert two - one == PER_TOKEN * bits / 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells"),
+    [
+        ({}, 4096),
+        ({"slots": 3}, 3 * 4096),
+        ({"slots": 3, "kv_pool": 5000}, 5000),                                      # a pool they share
+        ({"slots": 3, "kv_pool": 5000, "num_ctx": 2000}, 5000),                     # what one may see is no matter
+        ({"slots": 3, "kv_pool": 4096}, 4096),
+    ],
+)  # fmt: skip
+def test_cells_are_counted_by_the_pool(llama, changes, cells):
+    assert estimated(llama, **changes) - estimated(llama, kv_pool=1) == (cells - 1) * PER_TOKEN * 2
 
 
 def test_the_estimate_is_the_sum_of_its_parts(llama):
-    kv = 4096 * 3 * 2 * 2 * 4 * (16 + 16)
+    kv = 4096 * 3 * 2 * PER_TOKEN
     compute = 4 * (3 + 2 * 512 * 256)  # logits of three tokens, activations of the widest layer
-    assert estimated(llama, slots=3) == 64 * MIB + WEIGHTS_BYTES + kv + compute
+    assert estimate(llama, replace(SPEC, slots=3)) == Need(64 * MIB, WEIGHTS_BYTES + kv + compute)
 
 
 def test_a_header_that_says_nothing_still_has_an_estimate(tmp_path):
     bare = read_gguf(write_gguf(tmp_path / "m.gguf", {}, {}))
-    assert estimated(Footprint.of(bare)) == 64 * MIB
+    assert estimate(Footprint.of(bare), SPEC) == Need(64 * MIB, 0)
 
 
-@given(st.integers(4, 10**6), st.integers(0, 10**6), st.integers(1, 64), st.sampled_from(["f16", "q8_0", "q4_0"]))
-def test_more_context_more_slots_or_a_larger_batch_never_take_less(llama, num_ctx, more, slots, kv_cache_type):
-    plain = estimated(llama, num_ctx=num_ctx, slots=slots, kv_cache_type=kv_cache_type)
-    assert plain <= estimated(llama, num_ctx=num_ctx + more, slots=slots, kv_cache_type=kv_cache_type)
-    assert plain <= estimated(llama, num_ctx=num_ctx, slots=slots + more, kv_cache_type=kv_cache_type)
-    assert plain <= estimated(
-        llama, num_ctx=num_ctx, slots=slots, kv_cache_type=kv_cache_type, num_batch=512 + more
-    )
-    assert plain <= estimated(llama, num_ctx=num_ctx, slots=slots, kv_cache_type="f32")
-
-
-# ---- the default context ----
-
-
-def chosen(model, free, slots=4):
-    return largest(model, replace(SPEC, slots=slots), free).num_ctx
-
-
-def needed(model, num_ctx, slots=4):
-    return estimated(model, num_ctx=num_ctx, slots=slots)
+@pytest.mark.parametrize("projectors", [0, 1, 2])
+def test_what_lets_it_see_is_loaded_too(header, llama, projectors):
+    model = Footprint.of(header(), [header(block_count=99)] * projectors)
+    assert model == replace(llama, weights=(1 + projectors) * WEIGHTS_BYTES)
 
 
 @pytest.mark.parametrize(
-    ("trained", "num_ctx", "at_ease"),
-    [(512, 512, 512), (8192, 8192, 8192), (32768, 32768, COMFORTABLE_CTX), (131072, DEFAULT_MAX_CTX, COMFORTABLE_CTX),
-     (None, FALLBACK_CTX, COMFORTABLE_CTX), (0, FALLBACK_CTX, COMFORTABLE_CTX), ("many", FALLBACK_CTX, COMFORTABLE_CTX)],
-)  # fmt: skip
-def test_with_memory_to_spare_the_context_is_the_models_own_up_to_a_limit(footprint, trained, num_ctx, at_ease):
-    model = footprint(context_length=trained)
-    assert chosen(model, 1000 * GIB) == num_ctx
-    assert comfortable(model, SPEC).num_ctx == at_ease
-
-
-@pytest.mark.parametrize("num_ctx", [32768, 16384, 8192, 4096, MIN_CTX])
-def test_it_is_halved_until_it_fits(llama, num_ctx):
-    assert chosen(llama, needed(llama, num_ctx)) == num_ctx
-    assert chosen(llama, needed(llama, num_ctx) - 1) == max(MIN_CTX, num_ctx // 2)
-
-
-@pytest.mark.parametrize(
-    ("trained", "num_ctx"), [(32768, MIN_CTX), (3000, MIN_CTX), (MIN_CTX, MIN_CTX), (512, 512)]
+    ("trained", "tokens"),
+    [(512, 512), (131072, 131072), (None, None), (0, None), (-1, None), ("many", None)],
 )
-def test_where_nothing_fits_it_is_the_minimum_or_the_models_own(footprint, trained, num_ctx):
-    assert chosen(footprint(context_length=trained), 0) == num_ctx
+def test_the_context_it_was_trained_for_is_a_positive_number_or_unknown(footprint, trained, tokens):
+    assert footprint(context_length=trained).trained_ctx == tokens
 
 
-@given(st.integers(0, 2 * GIB), st.integers(1, 16))
-def test_a_context_above_the_minimum_fits(llama, free, slots):
-    num_ctx = chosen(llama, free, slots)
-    assert MIN_CTX <= num_ctx <= DEFAULT_MAX_CTX
-    assert num_ctx == MIN_CTX or needed(llama, num_ctx, slots) <= free
+# ---- layers that keep only a window ----
 
 
-def test_nothing_but_the_context_is_chosen(llama):
-    assert largest(llama, SPEC, 0) == replace(SPEC, num_ctx=MIN_CTX)
-    assert comfortable(llama, SPEC) == replace(SPEC, num_ctx=COMFORTABLE_CTX)
+@pytest.mark.parametrize(
+    ("architecture", "keys", "every_token", "in_window"),
+    [  # of 12 layers: how many keep what
+        ("gemma2", {"sliding_window": 4096}, 6, 6),
+        ("gemma3", {"sliding_window": 1024}, 2, 10),
+        ("gpt-oss", {"sliding_window": 128}, 6, 6),
+        ("cohere2", {"sliding_window": 4096}, 3, 9),
+        ("gemma3", {}, 12, 0),                                                      # the header knows of no window
+        ("gemma3", {"sliding_window": 0}, 12, 0),
+        ("gemma3", {"sliding_window": -1}, 12, 0),
+        ("gemma3", {"sliding_window": "wide"}, 12, 0),
+        ("llama", {"sliding_window": 4096}, 12, 0),                                 # all its layers see everything
+        ("unheard-of", {"sliding_window": 4096}, 12, 0),                            # too much rather than too little
+    ],
+)  # fmt: skip
+def test_some_layers_keep_only_a_window(footprint, architecture, keys, every_token, in_window):
+    changes = {f"attention__{key}": value for key, value in keys.items()}
+    model = footprint(architecture, block_count=12, **changes)
+    of_layer = PER_TOKEN // 2
+    assert (model.kv_elements, model.window_elements) == (every_token * of_layer, in_window * of_layer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells"),
+    [  # of those layers, with a window of 1024 and batches of 512
+        ({"num_ctx": 32768}, 1024 + 512),
+        ({"num_ctx": 32768, "slots": 4}, 4 * 1024 + 512),  # a window for each request
+        ({"num_ctx": 32768, "slots": 4, "kv_pool": 40000}, 4 * 1024 + 512),
+        ({"num_ctx": 32768, "slots": 4, "num_batch": 2048}, 4 * 1024 + 2048),
+        ({"num_ctx": 1000, "slots": 4}, 4000),  # never more than the others
+        ({"num_ctx": 1000}, 1000),
+    ],
+)
+def test_a_window_has_cells_for_itself_and_a_batch(llama, changes, cells):
+    windowed = replace(llama, window=1024, window_elements=100)
+    assert estimated(windowed, **changes) - estimated(llama, **changes) == cells * 100 * 2
+
+
+# ---- for every model ----
+
+models = st.builds(
+    Footprint,
+    weights=st.integers(0, 10**12),
+    kv_elements=st.integers(0, 10**7),
+    vocabulary=st.integers(0, 10**6),
+    width=st.integers(0, 10**6),
+    trained_ctx=st.none() | st.integers(1, 10**6),
+    window_elements=st.integers(0, 10**7),
+    window=st.integers(0, 10**5),
+)
+specs = st.builds(
+    LoadSpec,
+    model_path=st.just("m"),
+    num_ctx=st.integers(4, 10**6),
+    slots=st.integers(1, 64),
+    kv_pool=st.integers(0, 10**6),
+    num_batch=st.integers(1, 2**14),
+    kv_cache_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
+)
+
+
+@given(models, specs, st.integers(0, 10**6))
+def test_a_larger_pool_a_larger_batch_or_finer_cells_never_take_less(model, spec, more):
+    plain = estimate(model, spec).gpu
+    assert plain <= estimate(model, replace(spec, kv_pool=spec.pool + more)).gpu
+    assert plain <= estimate(model, replace(spec, num_batch=spec.num_batch + more)).gpu
+    assert plain <= estimate(model, replace(spec, kv_cache_type="f32")).gpu
+
+
+@given(models, specs, st.integers(0, 10**6))
+def test_of_cells_for_all_more_context_and_more_slots_never_take_less(model, spec, more):
+    spec = replace(spec, kv_pool=0)
+    plain = estimate(model, spec).gpu
+    assert plain <= estimate(model, replace(spec, num_ctx=spec.num_ctx + more)).gpu
+    assert plain <= estimate(model, replace(spec, slots=spec.slots + more)).gpu
+
+
+@given(models, specs)
+def test_a_model_takes_at_least_its_weights_of_gpus_and_the_process_of_the_host(model, spec):
+    need = estimate(model, spec)
+    assert need.host == 64 * MIB
+    assert need.gpu >= model.weights

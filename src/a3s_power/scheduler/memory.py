@@ -79,9 +79,9 @@ def _kv_elements(gguf: GGUF) -> int:
     else:
         total_heads = layers * (kv_heads if isinstance(kv_heads, int) else heads)
     per_head = _int(gguf, "attention.key_length", head_size) + _int(gguf, "attention.value_length", head_size)
-    return total_heads * per_head
+    return max(0, total_heads * per_head)
 
 
 def _int(gguf: GGUF, key: str, default: int) -> int:
     value = gguf.arch(key, default)
-    return value if isinstance(value, int) else default
+    return value if isinstance(value, int) and value >= 0 else default

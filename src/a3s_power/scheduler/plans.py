@@ -50,22 +50,26 @@ class ModelPlan:
     sizing: Sizing
     is_settled: bool = False
     """Whether its context is decided, though nobody asked for it."""
+    alone: "ModelPlan | None" = None
+    """What this was before it was joined: it is loaded where there is no room for both."""
 
     def is_at_ease(self, free: Capacity) -> bool:
         """With a comfortable context for each slot, and on GPUs, where there are any, as a whole."""
-        spec = self._with_ctx(COMFORTABLE_CTX)
-        pool = min(self._most_pool(spec), max(spec.num_ctx, COMFORTABLE_CTX * spec.slots))
+        spec = _least_pool(self._with_ctx(COMFORTABLE_CTX))
+        pool = max(spec.pool, min(self._most_pool(spec), COMFORTABLE_CTX * spec.slots))
         return self._place(replace(spec, kv_pool=pool), free, whole=spec.num_gpu < 0) is not None
 
     def fits(self, free: Capacity) -> bool:
         """With the least context and pool."""
-        return self._place(self._least(), free) is not None
+        return self._has_room(free) or (self.alone is not None and self.alone.fits(free))
 
     def fitted(self, free: Capacity) -> Fitted:
         """What to load into so much: the largest context of the model's own, up to 32k, then the largest pool.
 
         If the least does not fit it is tried all the same: then the engine has the last word.
         """
+        if self.alone is not None and not self._has_room(free):
+            return self.alone.fitted(free)
         spec = self._with_ctx(DEFAULT_MAX_CTX)
         while self._is_automatic and spec.num_ctx > MIN_CTX and self._place(_least_pool(spec), free) is None:
             spec = replace(spec, num_ctx=max(MIN_CTX, spec.num_ctx // 2))
@@ -78,9 +82,11 @@ class ModelPlan:
 
     def smaller(self, loaded: LoadSpec) -> Fitted | None:
         """What to try when the engine had no memory for that; None where all that is left was asked for."""
-        if loaded.is_ctx_automatic and loaded.num_ctx > MIN_CTX:
-            num_ctx = max(MIN_CTX, loaded.num_ctx // 2)
-            spec = replace(loaded, num_ctx=num_ctx, kv_pool=max(num_ctx, loaded.pool // 2))
+        asked = (self.alone or self).spec
+        least_ctx = MIN_CTX if asked.is_ctx_automatic else asked.num_ctx
+        if loaded.is_ctx_automatic and loaded.num_ctx > least_ctx:
+            spec = _least_pool(replace(loaded, num_ctx=max(least_ctx, loaded.num_ctx // 2)))
+            spec = replace(spec, kv_pool=max(spec.pool, loaded.pool // 2))
         elif loaded.pool > loaded.num_ctx and loaded.pooling is None:
             spec = replace(loaded, kv_pool=loaded.num_ctx)
         else:
@@ -89,32 +95,36 @@ class ModelPlan:
 
     def refusal(self, most: Capacity) -> LoadFailed:
         """The words for a model that cannot fit into all there is."""
+        if self.alone is not None:
+            return self.alone.refusal(most)
         least = self._least()
-        need, has_gpus = self._need(least, most), bool(most.gpus) and least.num_gpu != 0
-        available = most.host + sum(most.gpus.values()) * has_gpus
+        need = self._need(least, most)
+        on_gpus = self._on_gpus(least, most)
         words = (
-            f"model requires more {'memory' if has_gpus else 'system memory'} "
+            f"model requires more {'memory' if on_gpus else 'system memory'} "
             f"({human_bytes(need.host + need.gpu)} with num_ctx {least.num_ctx}) "
-            f"than is available ({human_bytes(max(0, available))})"
+            f"than is available ({human_bytes(max(0, most.host) + on_gpus)})"
         )
         return LoadFailed(words + self._advice(least, most), LoadFailure.OUT_OF_MEMORY)
 
     def joined(self, replaced: LoadSpec) -> "ModelPlan":
         """The plan that also does what the runner did that it replaces: else two clients load in turns.
 
-        The larger context of the two, and vectors if either wants some; nothing of it if they differ in more.
+        The larger context of the two, and vectors if either wants some; nothing of it if they differ in more, or
+        if there is no room for it.
         """
         spec = self.spec
         chosen = ("num_ctx", "is_ctx_automatic", "kv_pool", "devices", "pooling")
         if replace(spec, **{name: getattr(replaced, name) for name in chosen}) != replaced:
             return self
+        alone = self.alone or self
         both = replace(spec, pooling=spec.pooling or replaced.pooling)
         if spec.is_ctx_automatic and spec.num_ctx >= replaced.num_ctx:
-            return replace(self, spec=both)
+            return replace(self, spec=both, alone=alone)
         num_ctx = max(spec.num_ctx, replaced.num_ctx)
         is_automatic = spec.is_ctx_automatic or replaced.is_ctx_automatic
         both = replace(both, num_ctx=num_ctx, is_ctx_automatic=is_automatic)
-        return replace(self, spec=both, is_settled=True)
+        return replace(self, spec=both, is_settled=True, alone=alone)
 
     # ---- contexts and pools ----
 
@@ -167,9 +177,18 @@ class ModelPlan:
         """Where it fits; a `whole` one must not lie on the host in part, where there are GPUs for it."""
         need, wants_gpu = self._need(spec, free), spec.num_gpu != 0
         placement = place(need, free, wants_gpu=wants_gpu, main_gpu=spec.main_gpu, spread=self.sizing.spread)
-        if placement and whole and sum(placement.taken.gpus.values()) < need.gpu:
+        if placement and placement.devices and whole and sum(placement.taken.gpus.values()) < need.gpu:
             return None
         return placement
+
+    def _has_room(self, free: Capacity) -> bool:
+        return self._place(self._least(), free) is not None
+
+    def _on_gpus(self, spec: LoadSpec, most: Capacity) -> int:
+        """Bytes that GPUs would hold if the host had room for all the rest."""
+        need = self._need(spec, most)
+        placement = self._place(spec, replace(most, host=need.host + need.gpu))
+        return sum(placement.taken.gpus.values()) if placement else 0
 
     def _whole(self, spec: LoadSpec) -> Capacity:
         need = estimate(self.footprint, spec)
@@ -181,7 +200,7 @@ class ModelPlan:
 
         def fits(steps: int) -> bool:
             num_ctx = steps * POOL_STEP
-            return self._place(replace(least, num_ctx=num_ctx, kv_pool=num_ctx), most) is not None
+            return self._place(_least_pool(replace(least, num_ctx=num_ctx)), most) is not None
 
         num_ctx = _last(fits, least.num_ctx // POOL_STEP) * POOL_STEP
         return f"; num_ctx {num_ctx} would fit" if num_ctx else ""
