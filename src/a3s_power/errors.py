@@ -163,6 +163,10 @@ class RunnerFailed(AppError):
 class RunnerLost(RunnerFailed):
     """The runner itself is gone, or was ended because it stood still: nobody else is served by it either."""
 
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
 
 class Suspected(InvalidRequest):
     """A request that has ended runners before, and is not tried again for a while."""

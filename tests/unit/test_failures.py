@@ -72,7 +72,7 @@ def test_the_message_ends_with_what_to_try(words, advice):
     ],
 )  # fmt: skip
 def test_a_runner_that_is_lost_says_why_and_no_old_error_of_another_request(words, returncode, message):
-    failed = runner_lost(words, returncode)
+    failed = runner_lost(words, returncode, 1)
     assert isinstance(failed, RunnerLost)
     assert str(failed) == message
 
@@ -110,4 +110,4 @@ def test_an_end_is_told_in_words(returncode, text):
 @given(st.text(), st.integers(-31, 255))
 def test_no_words_break_the_one_who_reads_them(words, returncode):
     assert str(load_failed(words, returncode))
-    assert str(runner_lost(words, returncode)).startswith(STOPPED)
+    assert str(runner_lost(words, returncode, 1)).startswith(STOPPED)

@@ -726,7 +726,7 @@ async def test_who_lost_its_runner_is_not_given_the_same_again():
         with suppress(RunnerLost):
             async with it.scheduler.lease(FakeModel(ModelName.parse("a")), FakePlan(LoadSpec("a"))) as lease:
                 first = lease.runner.pid
-                raise RunnerLost  # before anybody has noticed that the process is gone
+                raise RunnerLost("gone", first)  # before anybody has noticed that the process is gone
         request = await it.ask("a")
         assert request.lease.runner.pid != first
 

@@ -52,13 +52,13 @@ def load_failed(words: str, returncode: int) -> LoadFailed:
     return LoadFailed(message, reason)
 
 
-def runner_lost(words: str, returncode: int | None, verdict: str = "") -> RunnerLost:
+def runner_lost(words: str, returncode: int | None, pid: int, verdict: str = "") -> RunnerLost:
     """The error for an engine that was lost while it served. `verdict` says why, if it was us who ended it."""
     reason = verdict or _first(_FATAL, words)  # plain errors in the log may be those of requests long answered
     if not reason and returncode is not None:
         reason = ending(returncode)
     message = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
-    return RunnerLost(f"{message}: {reason}" if reason else message)
+    return RunnerLost(f"{message}: {reason}" if reason else message, pid)
 
 
 def telling_line(words: str) -> str:

@@ -262,7 +262,7 @@ class LlamaCppRunner:
     async def _lost(self) -> RunnerLost:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
-        return failures.runner_lost(last_words(self._log), self._process.returncode, self._verdict)
+        return failures.runner_lost(last_words(self._log), self._process.returncode, self.pid, self._verdict)
 
 
 def remove_abandoned(runtime_dir: Path) -> None:

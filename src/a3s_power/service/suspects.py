@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from a3s_power.errors import RunnerLost, Suspected
 
@@ -12,6 +13,13 @@ KILLS = 2
 """Runners that a request may end; each time others lose theirs, too."""
 REMEMBERED_S = 600.0
 MOST = 1024
+
+
+@dataclass(slots=True)
+class _Kills:
+    pids: set[int] = field(default_factory=set)
+    """Of runners: several requests that are alike may have been at the same one."""
+    last: float = 0.0
 
 
 class Suspects:
@@ -23,7 +31,7 @@ class Suspects:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kills: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # digest → how often, and when last
+        self._kills: OrderedDict[bytes, _Kills] = OrderedDict()  # by digest
 
     @contextmanager
     def watching(self, request: object) -> Iterator[None]:
@@ -32,23 +40,27 @@ class Suspects:
             self._check(_digest(request))
         try:
             yield
-        except RunnerLost:
-            self._blame(_digest(request))
+        except RunnerLost as exc:
+            self._blame(_digest(request), exc.pid)
             raise
 
     def _check(self, digest: bytes) -> None:
-        kills, last = self._kills.get(digest, (0, 0.0))
-        if kills and self._clock() - last > REMEMBERED_S:
+        kills = self._kills.get(digest)
+        if kills is None:
+            return
+        if self._clock() - kills.last > REMEMBERED_S:
             del self._kills[digest]
-        elif kills >= KILLS:
+        elif len(kills.pids) >= KILLS:
             raise Suspected(
-                f"this request has ended the model's runner {kills} times and is not tried again for "
+                f"this request has ended the model's runner {len(kills.pids)} times and is not tried again for "
                 f"{REMEMBERED_S / 60:.0f} minutes; a different prompt, context length or model may do"
             )
 
-    def _blame(self, digest: bytes) -> None:
-        kills, _ = self._kills.pop(digest, (0, 0.0))
-        self._kills[digest] = kills + 1, self._clock()
+    def _blame(self, digest: bytes, pid: int) -> None:
+        kills = self._kills.pop(digest, None) or _Kills()
+        kills.pids.add(pid)
+        kills.last = self._clock()
+        self._kills[digest] = kills
         if len(self._kills) > MOST:
             self._kills.popitem(last=False)
 
