@@ -82,8 +82,14 @@ class LlamaCppEngine:
             cores = self.cores()
             ours = engine_environment(cores)
             env = child_environment(self.environ, ours)
-            async with running(self._argv(spec, socket, cores), log=log, env=env, ready=ready) as process:
-                yield LlamaCppRunner(process, socket, log, ours[MEDIA_MARKER])
+            runner: LlamaCppRunner | None = None
+            try:
+                async with running(self._argv(spec, socket, cores), log=log, env=env, ready=ready) as process:
+                    runner = LlamaCppRunner(process, socket, log, ours[MEDIA_MARKER])
+                    yield runner
+            finally:
+                if runner is not None:
+                    runner.keep_last_words()  # for requests that learn of its end when the folder is gone
 
     @contextmanager
     def _private_folder(self) -> Iterator[str]:
@@ -143,6 +149,7 @@ class LlamaCppRunner:
         self._process = process
         self._socket = socket
         self._log = log
+        self._last_words: str | None = None
         self._verdict = ""
         self._open = 0
         self._signs = 0
@@ -155,6 +162,10 @@ class LlamaCppRunner:
     async def wait_exit(self) -> None:
         """See `runner.base`."""
         await self._process.wait()
+
+    def keep_last_words(self) -> None:
+        """Read what the engine wrote: the file goes."""
+        self._last_words = last_words(self._log)
 
     def condemn(self, reason: str) -> None:
         """See `runner.base`."""
@@ -262,7 +273,8 @@ class LlamaCppRunner:
     async def _lost(self) -> RunnerLost:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
-        return failures.runner_lost(last_words(self._log), self._process.returncode, self.pid, self._verdict)
+        words = last_words(self._log) if self._last_words is None else self._last_words
+        return failures.runner_lost(words, self._process.returncode, self.pid, self._verdict)
 
 
 def remove_abandoned(runtime_dir: Path) -> None:
