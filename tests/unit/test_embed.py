@@ -226,7 +226,9 @@ def card(trained_ctx=512):
     ],
 )  # fmt: skip
 def test_an_embedding_model_gets_a_text_in_one_batch(trained_ctx, options, pooling, expected):
-    plan, _ = Loader(None, LoadDefaults(), Sizing(Measurements(None, ""))).plan(card(trained_ctx), options, pooling)
+    plan, _ = Loader(None, LoadDefaults(), Sizing(Measurements(None, ""))).plan(
+        card(trained_ctx), options, pooling
+    )
     assert (plan.spec.num_batch, plan.spec.pooling) == (expected, pooling)
 
 
