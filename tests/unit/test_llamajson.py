@@ -374,7 +374,6 @@ def test_logprobs_are_asked_for(top_logprobs, asked):
         "n_probs",
         "logprobs",
         "tools",
-        "return_progress",
         "chat_template_kwargs",
         "logit_bias",
         "reasoning_budget_tokens",

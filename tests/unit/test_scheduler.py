@@ -56,6 +56,7 @@ class Request:
             with self.scope:
                 async with scheduler.lease(model, self.plan, keep_alive_s, asked) as self.lease:
                     await self._leave.wait()
+                    self.lease.cost = self.lease.cost or self.lease.expected
                 self._and_then()
         except AppError as exc:
             self.error = exc
@@ -666,7 +667,10 @@ async def test_an_engine_without_memory_gets_a_second_smaller_try():
     async with house() as it:
         it.engine.failures = [OUT_OF_MEMORY]
         request = await it.ask(
-            "a", num_ctx=4096, plan={"shrink": lambda loaded: replace(loaded, num_ctx=loaded.num_ctx // 2)}
+            "a",
+            num_ctx=4096,
+            is_ctx_automatic=True,
+            plan={"shrink": lambda loaded: replace(loaded, num_ctx=loaded.num_ctx // 2)},
         )
         assert request.lease.spec.num_ctx == 2048
         assert [spec.num_ctx for spec in it.engine.started] == [4096, 2048]
@@ -691,6 +695,58 @@ async def test_the_most_that_a_runner_held_is_remembered():
         it.unload("a")
         await settle()
         assert [(spec.model_path, most.host) for spec, most in it.machine.recorded] == [("a", 6 * GB)]
+
+
+async def test_the_bound_holds_for_those_too_who_could_join_a_runner_that_drains_for_another():
+    async with house(total=SIZE, max_queue=2) as it:
+        await it.ask("a")
+        await it.ask("b")  # waits for a's end
+        late = [await it.ask("a") for _ in range(5)]
+        assert [isinstance(request.error, ServerBusy) for request in late] == [False, True, True, True, True]
+
+
+async def test_who_can_never_be_served_costs_nobody_a_place():
+    async with house(total=SIZE, max_queue=1) as it:
+        await it.ask("a", slots=1)
+        waiting = await it.ask("a", slots=1, asked=of("x", 1000))
+        huge = await it.ask("b", plan={"need": 9 * SIZE}, asked=of("y", 1))
+        assert isinstance(huge.error, LoadFailed)
+        assert waiting.is_waiting
+
+
+async def test_a_load_that_fails_is_told_to_all_who_wait_for_it():
+    async with house() as it:
+        it.engine.hold_loads()
+        it.engine.failures = [REFUSED] * 9
+        requests = [await it.ask("a", slots=2) for _ in range(7)]
+        it.engine.may_load.set()
+        await settle()
+        assert [request.error for request in requests] == [REFUSED] * 7
+        assert len(it.engine.started) == 1
+
+
+async def test_whose_plan_fails_fails_alone():
+    def fit(free):
+        raise ZeroDivisionError
+
+    async with house() as it:
+        broken = await it.ask("a", plan={"fit": fit})
+        assert str(broken.error) == "the model could not be loaded: internal error"
+        assert (await it.ask("b")).is_holding
+
+
+async def test_a_request_has_the_context_it_asked_for_though_its_load_came_up_with_less():
+    async with house() as it:
+        it.engine.hold_loads()
+        it.engine.failures = [OUT_OF_MEMORY]
+        shrink = {"shrink": lambda loaded: replace(loaded, num_ctx=loaded.num_ctx // 2)}
+        content = await it.ask("a", num_ctx=8192, is_ctx_automatic=True, plan=shrink)
+        firm = await it.ask("a", num_ctx=8192)
+        it.engine.may_load.set()
+        await settle()
+        assert content.lease.spec.num_ctx == 4096
+        await it.leave(content)
+        assert firm.lease.spec.num_ctx == 8192
 
 
 # ---- runners that stand still ----
@@ -760,6 +816,15 @@ async def test_leaving_tells_those_who_still_wait():
         it.tasks.cancel_scope.cancel()
         assert isinstance(waiting.error, AppError)
         assert busy.is_holding
+
+
+async def test_who_comes_after_the_end_is_told_so():
+    it = House(SIZE, Limits())
+    async with it.scheduler.running():
+        pass
+    with pytest.raises(RunnerFailed):
+        async with it.scheduler.lease(FakeModel(ModelName.parse("a")), FakePlan(LoadSpec("a"))):
+            pass
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is():

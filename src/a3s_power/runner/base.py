@@ -4,10 +4,10 @@ A *runner* is one live instance of an engine with one model loaded. Whoever star
 is an async context manager; inside it the runner serves, and when it is left, however it is left, nothing of
 the runner remains, neither process nor socket. The contract, which `tests/contract/` holds every kind to:
 
-Start. `start` returns once the model is loaded and the runner answers. While it loads, `on_progress` is
-    called with the bytes resident so far. It raises LoadFailed, with the engine's last words and a reason, when
-    the engine refuses or dies, and with reason TIMED_OUT when nothing moved for the load timeout. Cancelling it
-    ends the load and leaves no process.
+Start. `start` returns once the model is loaded and the runner answers. While it loads, `on_progress` is called
+    with the bytes taken so far, without those that the system still counts as available. It raises LoadFailed,
+    with the engine's last words and a reason, when the engine refuses or dies, and with reason TIMED_OUT when
+    nothing moved for the load timeout. Cancelling it ends the load and leaves no process.
 Serve. `chat`, `complete` are async context managers over an iterator of events: some Text, Thinking, CallPart or
     ToolCalls, then exactly one Done. Entering sends the request and returns when the engine has accepted it: one
     that the engine refuses raises ContextExceeded or EngineRejected there, before any event. Leaving early stops

@@ -6,8 +6,9 @@ stream takes 15. There is no pool: engines close idle connections within seconds
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import httptools
 
@@ -18,12 +19,22 @@ class LinkBroken(ConnectionError):
     """The engine could not be reached, or hung up before its answer was complete."""
 
 
+@dataclass(slots=True)
+class Watch:
+    """What is seen of answers that an engine owes."""
+
+    waiting: int = 0
+    """How many are waited for right now: not those whose readers pause, for what they lack may have been sent."""
+    signs: int = 0
+    """How often something came."""
+
+
 class Reply:
     """An answer whose head has arrived."""
 
-    def __init__(self, reader: asyncio.StreamReader, on_data: Callable[[], None]) -> None:
+    def __init__(self, reader: asyncio.StreamReader, watch: Watch) -> None:
         self._reader = reader
-        self._on_data = on_data
+        self._watch = watch
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._head_complete = False
@@ -68,23 +79,26 @@ class Reply:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def _feed(self) -> None:
+        self._watch.waiting += 1
         try:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise LinkBroken("the engine hung up")
-            self._on_data()
+            self._watch.signs += 1
             self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError) as exc:
             raise LinkBroken(str(exc)) from exc
+        finally:
+            self._watch.waiting -= 1
 
 
 @asynccontextmanager
 async def exchange(
-    socket_path: str, path: str, body: bytes | None = None, on_data: Callable[[], None] = lambda: None
+    socket_path: str, path: str, body: bytes | None = None, watch: Watch | None = None
 ) -> AsyncIterator[Reply]:
     """Send a GET, or a POST of JSON, and own the answer. Leaving hangs up. Raises LinkBroken.
 
-    `on_data` is told of every sign of life.
+    `watch` sees how it comes along.
     """
     try:
         reader, writer = await asyncio.open_unix_connection(socket_path)
@@ -92,7 +106,7 @@ async def exchange(
         raise LinkBroken(str(exc)) from exc
     try:
         writer.write(_request(path, body))
-        reply = Reply(reader, on_data)
+        reply = Reply(reader, watch or Watch())
         await reply.receive_head()
         yield reply
     finally:

@@ -25,7 +25,7 @@ from a3s_power.runner import failures, llamajson
 from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
 from a3s_power.runner.cores import Cores
 from a3s_power.runner.launch import MEDIA_MARKER, binary_argv, engine_environment, library_params
-from a3s_power.runner.link import LinkBroken, Reply, exchange
+from a3s_power.runner.link import LinkBroken, Reply, Watch, exchange
 from a3s_power.runner.process import child_environment, last_words, running
 
 _PREFIX, _LOCK = "a3s-", "lock"
@@ -116,17 +116,19 @@ class LlamaCppEngine:
 
     async def _ready(self, process: Process, socket: str, log: Path, on_progress: Callable[[int], None]) -> None:
         """Wait until the engine answers. The deadline moves as long as the process still grows."""
-        resident = 0
+        resident = taken = 0
         with anyio.move_on_after(self.load_timeout_s) as scope:
             while True:
                 if process.returncode is not None:
                     raise failures.load_failed(last_words(log), process.returncode)
                 if await _is_healthy(socket):
                     return
-                if (held := memory_of(process.pid).resident) > resident:
-                    resident = held
+                held = memory_of(process.pid)
+                if held.resident > resident:
+                    resident = held.resident
                     scope.deadline = anyio.current_time() + self.load_timeout_s
-                    on_progress(resident)
+                    taken = max(taken, resident - held.reclaimable)
+                    on_progress(taken)
                 await anyio.sleep(POLL_S)
         words = failures.telling_line(last_words(log))
         raise LoadFailed(f"timed out waiting for the engine to start - {words}", LoadFailure.TIMED_OUT)
@@ -152,7 +154,8 @@ class LlamaCppRunner:
         self._last_words: str | None = None
         self._verdict = ""
         self._open = 0
-        self._signs = 0
+        """Requests that the engine has a slot for."""
+        self._watch = Watch()
 
     @property
     def pid(self) -> int:
@@ -173,34 +176,37 @@ class LlamaCppRunner:
 
     async def progress(self) -> Hashable | None:
         """See `runner.base`."""
-        if not self._open:
+        if not self._watch.waiting:
             return None
-        signs, slots = self._signs, await self._slots()
-        return signs, tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots)
+        slots = await self._slots() or ()
+        return self._watch.signs, tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots)
 
     async def settled(self) -> None:
         """See `runner.base`."""
         with anyio.move_on_after(SETTLE_S):
             for pause_s in chain((0.05, 0.2, 0.5, 1.0), repeat(2.0)):  # more would keep it from noticing
-                if sum(slot.is_processing for slot in await self._slots()) <= self._open:
-                    return
                 await anyio.sleep(pause_s)
+                slots = await self._slots()
+                if slots is None:
+                    return  # it is gone, or of a kind that does not tell
+                if sum(slot.is_processing for slot in slots) <= self._open:
+                    return
         log.warning("the engine still works on a request that was left", extra={"pid": self.pid})
 
-    async def _slots(self) -> list[llamajson.EngineSlot]:
-        """What the engine is at; none if it does not say."""
+    async def _slots(self) -> list[llamajson.EngineSlot] | None:
+        """What the engine is at; None if it does not say."""
         try:
             with anyio.fail_after(HEALTH_TIMEOUT_S):
                 async with exchange(self._socket, "/slots") as reply:
-                    return llamajson.engine_slots(await reply.read()) if reply.status == 200 else []
+                    return llamajson.engine_slots(await reply.read()) if reply.status == 200 else None
         except (LinkBroken, TimeoutError):
-            return []
+            return None
 
     @asynccontextmanager
     async def chat(self, prompt: ChatPrompt, sampling: Sampling) -> AsyncIterator[AsyncIterator[Event]]:
         """See `runner.base`."""
         body = llamajson.chat_body(prompt, sampling)
-        async with self._stream("/v1/chat/completions", body) as reply:
+        async with self._work("/v1/chat/completions", body) as reply:
             yield self._told(llamajson.chat_events(reply.chunks(), sampling.top_logprobs))
 
     @asynccontextmanager
@@ -209,7 +215,7 @@ class LlamaCppRunner:
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """See `runner.base`."""
         body = llamajson.completion_body(prompt, sampling, images)
-        async with self._stream("/completion", body) as reply:
+        async with self._work("/completion", body) as reply:
             events = llamajson.completion_events(
                 reply.chunks(), sampling.top_logprobs, tells_tokens=sampling.tells_tokens
             )
@@ -229,25 +235,29 @@ class LlamaCppRunner:
 
     async def embed(self, inputs: Sequence[str | Sequence[int]]) -> Embeddings:
         """See `runner.base`. Without a deadline: it takes as long as the model takes."""
-        async with self._stream("/v1/embeddings", llamajson.embedding_body(inputs)) as reply:
+        async with self._work("/v1/embeddings", llamajson.embedding_body(inputs)) as reply:
             return llamajson.embeddings(await reply.read(), len(inputs))
 
     @asynccontextmanager
-    async def _stream(self, path: str, body: bytes | None) -> AsyncIterator[Reply]:
-        """An answer of status 200; anything else is raised as what it means."""
+    async def _work(self, path: str, body: bytes) -> AsyncIterator[Reply]:
+        """A `_stream` that takes a slot."""
         self._open += 1
         try:
-            async with exchange(self._socket, path, body, self._on_sign) as reply:
+            async with self._stream(path, body, self._watch) as reply:
+                yield reply
+        finally:
+            self._open -= 1
+
+    @asynccontextmanager
+    async def _stream(self, path: str, body: bytes | None, watch: Watch | None = None) -> AsyncIterator[Reply]:
+        """An answer of status 200; anything else is raised as what it means."""
+        try:
+            async with exchange(self._socket, path, body, watch) as reply:
                 if reply.status != 200:
                     raise llamajson.refusal(reply.status, await reply.read())
                 yield reply
         except LinkBroken as exc:
             raise await self._lost() from exc
-        finally:
-            self._open -= 1
-
-    def _on_sign(self) -> None:
-        self._signs += 1
 
     async def _call(self, path: str, body: Mapping[str, Any], key: str) -> Any:
         """One field of a small reply."""

@@ -31,6 +31,7 @@ from a3s_power.units import human_bytes
 log = logging.getLogger(__name__)
 
 NOTHING = Capacity(0)
+OTHER = LoadFailure.OTHER
 RETURN_S, RETURN_LOOK_S, RETURN_SHARE = 5.0, 0.25, 0.75
 """How long, how often and for how much of it one waits for a GPU's memory to come back; Ollama's figures."""
 LOOKS, MAX_LOOK_S = 10, 5.0
@@ -48,6 +49,11 @@ class _Waiter(Generic[M]):
     """Set when `slot` or `error` is, or nobody serves any more."""
     slot: Slot[M] | None = None
     error: AppError | None = None
+    asked_for: LoadSpec = field(init=False)
+    """What the request asks for itself; a plan may come to be joined with another's."""
+
+    def __post_init__(self) -> None:
+        self.asked_for = self.plan.spec
 
 
 class Scheduler(Generic[M]):
@@ -92,24 +98,37 @@ class Scheduler(Generic[M]):
         `keep_alive_s` None leaves the runner's as it is. Raises ServerBusy when too many wait, of whom the last in
         the order that is fair has to go; LoadFailed when the runner does not come up, or cannot.
         """
-        waiter = _Waiter(model, plan, keep_alive_s, asked.requester, max(1, asked.cost))
-        slot = await self._join_queue(waiter)
-        taken = 0
+        slot: Slot[M] | None = None
+        while slot is None:
+            waiter = _Waiter(model, plan, keep_alive_s, asked.requester, max(1, asked.cost))
+            slot = await self._loaded_slot(waiter)
+        lease = Lease(slot.runner, slot.spec, slot.tokens, waiter.cost)  # type: ignore[arg-type]
         try:
-            await slot.loaded.wait()
-            if slot.runner is None:
-                raise slot.error or RunnerFailed("the model was unloaded while it was loading")
-            lease = Lease(slot.runner, slot.spec, slot.tokens, waiter.cost)
-            try:
-                yield lease
-            finally:
-                taken = lease.cost
+            yield lease
         except RunnerLost:
             self._retire(slot)  # before who tries again is given it once more
             raise
         finally:
-            self._shares.finished(waiter, taken)
-            self._release(slot)
+            self._give_back(waiter, slot, lease.cost)
+
+    async def _loaded_slot(self, waiter: _Waiter[M]) -> Slot[M] | None:
+        """A slot whose runner serves the waiter; None if it came to be loaded with less: to be asked for again."""
+        slot = await self._join_queue(waiter)
+        try:
+            await slot.loaded.wait()
+            if slot.runner is None:
+                raise slot.error or RunnerFailed("the model was unloaded while it was loading")
+        except BaseException:
+            self._give_back(waiter, slot, 0)
+            raise
+        if not slot.has_shrunk or slot.spec.serves(waiter.asked_for):
+            return slot
+        self._give_back(waiter, slot, 0)
+        return None
+
+    def _give_back(self, waiter: _Waiter[M], slot: Slot[M], tokens: int) -> None:
+        self._shares.finished(waiter, tokens)
+        self._release(slot)
 
     def unload(self, serves: Callable[[M], bool]) -> None:
         """Let runners of these models go: at once if idle, else when their running requests end."""
@@ -142,18 +161,20 @@ class Scheduler(Generic[M]):
     # ---- the queue ----
 
     async def _join_queue(self, waiter: _Waiter[M]) -> Slot[M]:
+        if self._tasks is None:
+            raise RunnerFailed("the server is shutting down")
         self._queue.append(waiter)
         self._shares.arrived(waiter)
-        if len(self._queue) > self._limits.max_queue and not self._goes_at_once(waiter):
-            *_, last = self._shares.ordered(self._queue)
-            self._turn_away(last, ServerBusy())  # before it has evicted anything
+        if len(self._queue) > self._limits.max_queue and not self._is_settled_at_once(waiter):
+            self._turn_last_away()  # before it has evicted anything
         self._dispatch()
+        if len(self._queue) > self._limits.max_queue:
+            self._turn_last_away()
         try:
             await waiter.served.wait()
         except BaseException:
             if waiter.slot is not None:  # handed over in the moment it was cancelled
-                self._shares.finished(waiter, 0)
-                self._release(waiter.slot)
+                self._give_back(waiter, waiter.slot, 0)
             elif waiter in self._queue:
                 self._turn_away(waiter, None)
                 self._dispatch()  # others may have waited behind it
@@ -164,15 +185,19 @@ class Scheduler(Generic[M]):
             self._turn_away(waiter, None)
         raise waiter.error or RunnerFailed("the server is shutting down")
 
+    def _turn_last_away(self) -> None:
+        *_, last = self._shares.ordered(self._queue)
+        self._turn_away(last, ServerBusy())
+
     def _turn_away(self, waiter: _Waiter[M], error: AppError | None) -> None:
         self._queue.remove(waiter)
         self._shares.withdrew(waiter)
         waiter.error = error
         waiter.served.set()
 
-    def _goes_at_once(self, waiter: _Waiter[M]) -> bool:
+    def _is_settled_at_once(self, waiter: _Waiter[M]) -> bool:
         decision = self._decide(waiter, _Free(self._free), set())
-        return isinstance(decision, Use) or decision == Load()
+        return isinstance(decision, Use | Refuse) or decision == Load()
 
     def _decide(self, waiter: _Waiter[M], free: "_Free", closed: set[Slot[M]]) -> Decision:
         spec = waiter.plan.spec
@@ -191,24 +216,28 @@ class Scheduler(Generic[M]):
         for waiter in self._shares.ordered(tuple(self._queue)):
             if waiter.plan.spec in stuck:
                 continue
-            match self._decide(waiter, free, closed):
-                case Use(slot):
-                    self._hand_over(waiter, slot)  # type: ignore[arg-type]
-                case Load() if room_is_wanted:
-                    pass
-                case Load(()):
-                    slot = self._open_slot(self._tasks, waiter, free.capacity())
-                    free.take(slot.held)
-                    self._hand_over(waiter, slot)
-                case Load(evict):
-                    self._evict(evict, waiter)  # type: ignore[arg-type]
-                    room_is_wanted = True
-                case Wait(reason, drains, needs_room):
-                    log.debug("waiting", extra={"model": waiter.model.name.display, "reason": reason})
-                    closed.update(drains)  # type: ignore[arg-type]
-                    room_is_wanted = room_is_wanted or needs_room
-                case Refuse(most):
-                    self._turn_away(waiter, waiter.plan.refusal(most))
+            try:
+                match self._decide(waiter, free, closed):
+                    case Use(slot):
+                        self._hand_over(waiter, slot)  # type: ignore[arg-type]
+                    case Load() if room_is_wanted:
+                        pass
+                    case Load(()):
+                        slot = self._open_slot(self._tasks, waiter, free.capacity())
+                        free.take(slot.held)
+                        self._hand_over(waiter, slot)
+                    case Load(evict):
+                        self._evict(evict, waiter)  # type: ignore[arg-type]
+                        room_is_wanted = True
+                    case Wait(reason, drains, needs_room):
+                        log.debug("waiting", extra={"model": waiter.model.name.display, "reason": reason})
+                        closed.update(drains)  # type: ignore[arg-type]
+                        room_is_wanted = room_is_wanted or needs_room
+                    case Refuse(most):
+                        self._turn_away(waiter, waiter.plan.refusal(most))
+            except Exception as exc:  # what is wrong with one must not keep all others from being served
+                log.error("cannot be scheduled", extra={"model": waiter.model.name.display}, exc_info=exc)
+                self._turn_away(waiter, LoadFailed("the model could not be loaded: internal error", OTHER))
             if not waiter.served.is_set():
                 stuck.add(waiter.plan.spec)
 
@@ -273,6 +302,7 @@ class Scheduler(Generic[M]):
                 log.info("unloaded", extra={"model": name})
         except AppError as exc:
             slot.error = exc
+            self._tell_all_that_wait_for(slot, exc)
             log.warning("load failed", extra={"model": name, "error": str(exc)})
         except Exception as exc:  # a slot is a supervisor: what goes wrong in one must not take the others down
             slot.error = LoadFailed("the model could not be loaded: internal error", LoadFailure.OTHER)
@@ -281,6 +311,12 @@ class Scheduler(Generic[M]):
             self._slots.remove(slot)
             slot.loaded.set()
             self._dispatch()
+
+    def _tell_all_that_wait_for(self, slot: Slot[M], exc: AppError) -> None:
+        """Its load is theirs, too, though it has no place for them: else they would try it again in turns."""
+        for waiter in tuple(self._queue):
+            if slot.spec.serves(waiter.asked_for):
+                self._turn_away(waiter, exc)
 
     async def _serve(self, slot: Slot[M]) -> None:
         """From the start of a runner to its end."""
@@ -340,7 +376,7 @@ class Scheduler(Generic[M]):
                 "error": str(exc),
             },
         )
-        slot.spec, slot.held, slot.resident = fitted.spec, fitted.taken, 0
+        slot.spec, slot.held, slot.resident, slot.has_shrunk = fitted.spec, fitted.taken, 0, True
         return True
 
     async def _stay(self, slot: Slot[M], runner: Runner) -> None:

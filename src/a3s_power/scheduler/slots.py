@@ -98,6 +98,8 @@ class Slot(Generic[M]):
     """Bytes it holds, as far as it has come with loading."""
     leases: int = 0
     is_leaving: bool = False
+    has_shrunk: bool = False
+    """Whether the engine had no memory for what was to be loaded first."""
     runner: Runner | None = None
     tokens: TokenPool | None = None
     """Shares out the cells of a runner that has fewer than its requests could fill."""
@@ -156,5 +158,7 @@ class Lease:
     spec: LoadSpec
     tokens: TokenPool | None
     """Where the request has to reserve what it puts into the runner's cells; None where there is room for all."""
-    cost: int
-    """Tokens that the request's client is charged; to be put right once they are known."""
+    expected: int
+    """Tokens that it was taken to need, when it was its turn."""
+    cost: int = 0
+    """Tokens that its client is charged in the end."""

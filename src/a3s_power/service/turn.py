@@ -87,7 +87,7 @@ class Turn:
         if usage := begun.follower.usage:
             self._lease.cost = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
         else:
-            self._lease.cost = max(self._lease.cost, begun.follower.tokens)
+            self._lease.cost = max(self._lease.expected, begun.follower.tokens)
 
     async def preview(self) -> tuple[str, int]:
         """The prompt that `begin` would have the engine begin with, and how many pictures are in it."""
