@@ -714,14 +714,17 @@ async def test_who_can_never_be_served_costs_nobody_a_place():
         assert waiting.is_waiting
 
 
-async def test_a_load_that_fails_is_told_to_all_who_wait_for_it():
+CORRUPT = LoadFailed("the model could not be loaded", LoadFailure.CORRUPT_FILE)
+
+
+async def test_a_load_that_would_fail_again_is_told_to_all_who_wait_for_it():
     async with house() as it:
         it.engine.hold_loads()
-        it.engine.failures = [REFUSED] * 9
+        it.engine.failures = [CORRUPT] * 9
         requests = [await it.ask("a", slots=2) for _ in range(7)]
         it.engine.may_load.set()
         await settle()
-        assert [request.error for request in requests] == [REFUSED] * 7
+        assert [request.error for request in requests] == [CORRUPT] * 7
         assert len(it.engine.started) == 1
 
 

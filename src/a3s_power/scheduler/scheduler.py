@@ -313,7 +313,9 @@ class Scheduler(Generic[M]):
             self._dispatch()
 
     def _tell_all_that_wait_for(self, slot: Slot[M], exc: AppError) -> None:
-        """Its load is theirs, too, though it has no place for them: else they would try it again in turns."""
+        """Of what would fail again: else they would try it in turns, and each might take as long."""
+        if not isinstance(exc, LoadFailed) or exc.reason in (LoadFailure.OUT_OF_MEMORY, LoadFailure.OTHER):
+            return
         for waiter in tuple(self._queue):
             if slot.spec.serves(waiter.asked_for):
                 self._turn_away(waiter, exc)
