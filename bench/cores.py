@@ -17,9 +17,10 @@ from statistics import median
 import anyio
 
 from a3s_power.devices import logical_cores, physical_cores
+from a3s_power.errors import RunnerFailed
 from a3s_power.runner.base import LoadSpec, Runner
-from a3s_power.runner.calibration import Answered, answer, time_at_once
-from a3s_power.runner.cores import SPINS, Cores
+from a3s_power.runner.calibration import answer, time_at_once
+from a3s_power.runner.cores import SPINS, UNLIMITED, Cores
 from a3s_power.runner.llamacpp import LlamaCppEngine
 from demo import smollm2
 
@@ -27,7 +28,6 @@ ROUNDS = 3
 PATIENCE = 5.0
 """Times as long as one after the other that two at once are waited for."""
 BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
-UNLIMITED = SPINS[0]
 NAMES = {0: "0 (passive)", UNLIMITED: "unlimited"}
 
 
@@ -52,15 +52,17 @@ def fair_share() -> float:
 
 
 async def speeds(runners: Mapping[int, Runner]) -> dict[int, tuple[float, float]]:
-    """Prefill and decode of each, in turn."""
-    answers: dict[int, list[Answered]] = {spin: [] for spin in runners}
-    for _ in range(ROUNDS):
-        for spin, runner in runners.items():
-            answers[spin].append(await answer(runner))
-    return {
-        spin: (median(each.prefill for each in given), median(each.decode for each in given))
-        for spin, given in answers.items()
-    }
+    """Prefill and decode of each."""
+    return {spin: await speed(runner) for spin, runner in runners.items()}
+
+
+async def speed(runner: Runner) -> tuple[float, float]:
+    """Prefill and decode; zeros for one that collapses: it is hung up on, and measured no more."""
+    try:
+        answers = [await answer(runner) for _ in range(ROUNDS)]
+    except RunnerFailed:
+        return 0.0, 0.0
+    return median(each.prefill for each in answers), median(each.decode for each in answers)
 
 
 async def two_at_once(runner: Runner, neighbour: Runner) -> float:

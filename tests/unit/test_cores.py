@@ -19,15 +19,17 @@ def measured(cores, speed, at_once, decode=None):
         # Of those that keep the speed, the one that shares best.
         ([measured(MUCH, 100, 3.0), measured(MORE, 98, 1.3), measured(LITTLE, 83, 0.8)], MORE, True),
         ([measured(MUCH, 100, 1.4), measured(MORE, 98, 1.3), measured(SOME, 96, 1.1)], SOME, True),
-        ([measured(MUCH, 100, 1.2), measured(LITTLE, 94, 0.8)], MUCH, True),
+        ([measured(MORE, 100, 1.2), measured(LITTLE, 94, 0.8)], MORE, True),
         # Speed is that of prefill and that of decode.
-        ([measured(MUCH, 100, 1.4), measured(LITTLE, 100, 0.8, decode=80)], MUCH, True),
-        ([measured(MUCH, 100, 1.4, decode=80), measured(LITTLE, 80, 0.8, decode=100)], LITTLE, False),
+        ([measured(MORE, 100, 1.4), measured(LITTLE, 100, 0.8, decode=80)], MORE, True),
+        ([measured(MORE, 100, 1.4, decode=80), measured(LITTLE, 80, 0.8, decode=100)], LITTLE, False),
         # None keeps both promises: what misses them least, counted in parts of each.
         ([measured(MUCH, 100, 3.0), measured(MORE, 90, 1.4), measured(LITTLE, 80, 0.8)], MORE, False),
-        ([measured(MUCH, 100, 1.6), measured(LITTLE, 50, 0.8)], MUCH, False),
+        ([measured(MORE, 100, 1.6), measured(LITTLE, 50, 0.8)], MORE, False),
+        # Without limit is what the others are measured by, however well it did.
+        ([measured(MUCH, 100, 1.2), measured(LITTLE, 90, 0.8)], LITTLE, False),
         # At the limits, and where there is nothing to choose.
-        ([measured(MUCH, 100, 1.5), measured(MORE, 95, 1.5)], MUCH, True),
+        ([measured(MORE, 100, 1.5), measured(SOME, 95, 1.5)], MORE, True),
         ([measured(MUCH, 100, 9.0)], MUCH, False),
     ],
 )

@@ -37,7 +37,7 @@ ROUNDS = 5
 BUDGET_S = 25.0
 """After which no further round begins; each of the two parts has one."""
 ANSWER_TIMEOUT_S = 60.0
-"""For what takes a quarter of a second on two cores."""
+"""For what takes a second on two cores."""
 PATIENCE = 3.0
 """Times as long as one after the other that two at once are waited for: who needs more is not chosen anyway."""
 
