@@ -1,7 +1,8 @@
 """A small model without meaning, whose layers cost what those of a real one do.
 
 A Llama of half a billion parameters with a third of its layers, so that it works fast and weighs little. With
-narrower ones threads would wait for each other more than in the models that people use. All weights are zeros: what an engine does, and how long that takes, does not depend on them. Format:
+narrower ones threads would wait for each other more than in the models that people use. All weights are zeros:
+what an engine does, and how long that takes, does not depend on them. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, version 3.
 """
 

@@ -13,10 +13,11 @@ import anyio
 import msgspec
 from anyio.abc import Process
 
+from a3s_power.environment import child_environment
 from a3s_power.errors import LoadFailed, LoadFailure
 from a3s_power.gpus import GPU
 from a3s_power.runner import failures
-from a3s_power.runner.process import child_environment, running
+from a3s_power.runner.process import running
 from a3s_power.units import MIB
 
 TIMEOUT_S = 30.0
@@ -154,7 +155,7 @@ async def _said(argv: Sequence[str], environ: Mapping[str, str]) -> str:
     """All that a program says until it ends. Raises LoadFailed if it does not end well, or in time."""
     with TemporaryDirectory(prefix="devices-", ignore_cleanup_errors=True) as folder:
         output = Path(folder, "output")
-        async with running(argv, log=output, env=child_environment(environ, {}), ready=_ended) as process:
+        async with running(argv, log=output, env=child_environment(environ), ready=_ended) as process:
             returncode = process.returncode
         said = await anyio.Path(output).read_text(errors="replace")
     if returncode:

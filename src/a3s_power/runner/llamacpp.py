@@ -19,6 +19,7 @@ import msgspec
 from anyio.abc import Process
 
 from a3s_power.devices import memory_of
+from a3s_power.environment import child_environment
 from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed, RunnerLost
 from a3s_power.generation import Event
 from a3s_power.runner import failures, llamajson
@@ -26,7 +27,7 @@ from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
 from a3s_power.runner.cores import Cores
 from a3s_power.runner.launch import MEDIA_MARKER, binary_argv, engine_environment, library_params
 from a3s_power.runner.link import LinkBroken, Reply, Watch, exchange
-from a3s_power.runner.process import child_environment, last_words, running
+from a3s_power.runner.process import last_words, running
 
 _PREFIX, _LOCK = "a3s-", "lock"
 _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
