@@ -7,11 +7,12 @@ against a named bound and against the bytes that are left before anything is loo
 
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from a3s_power.errors import InvalidGGUF
@@ -33,6 +34,7 @@ DEFAULT_ALIGNMENT = 32
 _T = TypeVar("_T")
 
 _INT64_MAX = 2**63 - 1
+_SPLIT_NAME = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 _WINDOW_BYTES = 2**18
 _SMALLEST_NORMAL_FLOAT32 = 2.0**-126
 
@@ -178,6 +180,22 @@ class GGUF:
         return "unknown" if number is None else FILE_TYPES.get(number, "unknown")
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether these are changes to another model's weights."""
+        return self.metadata.get("general.type") == "adapter"
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether it is the part of a model that sees or hears, by Ollama's rules (`server/create.go`)."""
+        has_blocks = bool(self.arch("block_count"))
+        encodes = any(self.arch(key) for key in ("has_vision_encoder", "has_audio_encoder"))
+        return (
+            self.metadata.get("general.type") in {"projector", "mmproj"}
+            or (bool(self.arch("vision.block_count")) and not has_blocks)
+            or (self.architecture == "clip" and not has_blocks and encodes)
+        )
+
+    @property
     def parameter_count(self) -> int:
         """Elements of all tensors together."""
         return sum(tensor.element_count for tensor in self.tensors)
@@ -186,6 +204,23 @@ class GGUF:
     def weights_bytes(self) -> int:
         """Bytes of all tensors together, without padding."""
         return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitName:
+    """A shard's file name taken apart. `index` is from 0, as everywhere but in the name."""
+
+    prefix: str
+    index: int
+    count: int
+
+
+def split_name(file_name: str) -> SplitName | None:
+    """`SplitName("m", 0, 3)` of `m-00001-of-00003.gguf`, in whatever folder; None if it is no such name."""
+    match = _SPLIT_NAME.fullmatch(PurePosixPath(file_name).name)
+    if not match or not (number := int(match[2])):
+        return None
+    return SplitName(match[1], number - 1, int(match[3]))
 
 
 class Span(NamedTuple):

@@ -160,7 +160,7 @@ def test_a_shard_is_known_by_its_metadata(tmp_path: Path, metadata: dict[str, An
 def test_shards_are_ordered_by_their_index_in_whatever_order_they_come(tmp_path: Path) -> None:
     saved = save(tmp_path, MODEL.shards(1, 2))
     (shards,) = split_models(dict(reversed(saved.items())))
-    assert [shard.file_name for shard in shards] == list(saved)
+    assert [shard.name for shard in shards] == list(saved)
     assert [shard.path for shard in shards] == list(saved.values())
 
 
@@ -170,7 +170,7 @@ def test_several_models_are_told_apart_by_prefix_and_count(tmp_path: Path) -> No
         **save(tmp_path, MODEL.shards(1, 2), "m"),
         **save(tmp_path, MODEL.shards(2), "mmproj"),
     }
-    assert [[shard.file_name for shard in shards] for shards in split_models(saved)] == [
+    assert [[shard.name for shard in shards] for shards in split_models(saved)] == [
         ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
         ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"],
         ["mmproj-00001-of-00002.gguf", "mmproj-00002-of-00002.gguf"],
@@ -480,7 +480,7 @@ def shorter(path: Path) -> None:
 def test_a_shard_that_changed_before_it_was_copied_is_refused(tmp_path: Path, change: Any) -> None:
     (shards,) = split_models(save(tmp_path, LARGE.shards(1)))
     change(shards[1].path)
-    with pytest.raises(InvalidGGUF, match=r'^split GGUF "m-00002-of-00002\.gguf" changed while it was merged$'):
+    with pytest.raises(InvalidGGUF, match=r'^split GGUF "m-00002-of-00002\.gguf" changed while it was read$'):
         Merge(shards).write_to(len)
 
 
@@ -494,7 +494,7 @@ def test_a_shard_cut_off_while_it_is_copied_is_refused(tmp_path: Path) -> None:
         if written > 6 * MIB:  # in the midst of the second shard
             shorter(shards[1].path)
 
-    with pytest.raises(InvalidGGUF, match=r'^split GGUF "m-00002-of-00002\.gguf" changed while it was merged$'):
+    with pytest.raises(InvalidGGUF, match=r'^split GGUF "m-00002-of-00002\.gguf" changed while it was read$'):
         Merge(shards).write_to(write)
 
 

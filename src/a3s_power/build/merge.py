@@ -6,52 +6,23 @@ else, not even their architecture or alignment. The errors are worded as Ollama 
 """
 
 import json
-import os
-import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from a3s_power.build.copying import Original, Write, padding, preamble
 from a3s_power.errors import InvalidGGUF
-from a3s_power.gguf import GGUF, MAX_TENSORS, Layout, Span, read_layout
+from a3s_power.gguf import GGUF, MAX_TENSORS, Layout, Span, SplitName, read_layout, split_name
 from a3s_power.store.parts import disk_errors
-from a3s_power.units import MIB
 
-_NAME = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 _OFFSET = struct.Struct("<Q")
-_PREAMBLE = struct.Struct("<4sIQQ")  # magic, version, tensors, keys
 
 
-@dataclass(frozen=True, slots=True)
-class SplitName:
-    """A shard's file name taken apart. `index` is from 0, as everywhere but in the name."""
-
-    prefix: str
-    index: int
-    count: int
-
-
-def split_name(file_name: str) -> SplitName | None:
-    """`SplitName("m", 0, 3)` of `m-00001-of-00003.gguf`, in whatever folder; None if it is no such name."""
-    match = _NAME.fullmatch(PurePosixPath(file_name).name)
-    if not match or not (number := int(match[2])):
-        return None
-    return SplitName(match[1], number - 1, int(match[3]))
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of a split model. Its owner calls it `file_name`; at `path` it may be called anything."""
-
-    file_name: str
-    path: Path
-    layout: Layout
+class Shard(Original):
+    """One file of a split model."""
 
     def __str__(self) -> str:
-        return f"split GGUF {_quoted(self.file_name)}"
+        return f"split GGUF {_quoted(self.name)}"
 
 
 def is_shard(gguf: GGUF) -> bool:
@@ -95,48 +66,48 @@ class Merge:
         self._shards = shards
         self._alignment = first.gguf.alignment
         self._key_values = [span for key, span in first.key_values.items() if not _is_of_split(key, first.gguf)]
-        self._preamble = _PREAMBLE.pack(b"GGUF", 3, len(tensors), len(self._key_values))
+        self._preamble = preamble(len(tensors), len(self._key_values))
         entries = (span for shard in shards for span in shard.layout.tensors.values())
         self._header_bytes = len(self._preamble) + sum(span.size_bytes for span in (*self._key_values, *entries))
         self.size_bytes = self._padded(self._header_bytes) + sum(
             self._padded(tensor.size_bytes) for tensor in tensors
         )
 
-    def write_to(self, write: Callable[[bytes], object]) -> None:
+    def write_to(self, write: Write) -> None:
         """Give `write` the file's `size_bytes` bytes in pieces of mostly 1 MiB. Blocks; stops if `write` raises.
 
         Raises InvalidGGUF if a shard's size is no longer what it was; that its bytes are the same is for those to
         know who keep it. StoreFailed if one cannot be read.
         """
         write(self._preamble)
-        with _opened(self._shards[0]) as file:
+        with self._shards[0].opened() as file:
             for span in self._key_values:
-                _copy(self._shards[0], file, span, write)
+                file.copy(span, write)
         self._write_index(write)
         write(self._padding(self._header_bytes))
         for shard in self._shards:
-            with _opened(shard) as file:
+            with shard.opened() as file:
                 gguf = shard.layout.gguf
                 for tensor in gguf.tensors:
-                    _copy(shard, file, Span(gguf.data_offset + tensor.offset, tensor.size_bytes), write)
+                    file.copy(Span(gguf.data_offset + tensor.offset, tensor.size_bytes), write)
                     write(self._padding(tensor.size_bytes))
 
-    def _write_index(self, write: Callable[[bytes], object]) -> None:
+    def _write_index(self, write: Write) -> None:
         """The entries as they are but for their offsets: a name need not be UTF-8, a type can have two numbers."""
         offset = 0
         for shard in self._shards:
-            with _opened(shard) as file:
+            with shard.opened() as file:
                 for tensor in shard.layout.gguf.tensors:
                     start, size_bytes = shard.layout.tensors[tensor.name]
-                    _copy(shard, file, Span(start, size_bytes - _OFFSET.size), write)
+                    file.copy(Span(start, size_bytes - _OFFSET.size), write)
                     write(_OFFSET.pack(offset))
                     offset += self._padded(tensor.size_bytes)
 
     def _padded(self, size_bytes: int) -> int:
-        return size_bytes + -size_bytes % self._alignment
+        return size_bytes + len(self._padding(size_bytes))
 
     def _padding(self, size_bytes: int) -> bytes:
-        return bytes(-size_bytes % self._alignment)
+        return padding(size_bytes, self._alignment)
 
 
 def _read_layout(file_name: str, path: Path) -> Layout:
@@ -149,7 +120,7 @@ def _read_layout(file_name: str, path: Path) -> Layout:
 
 def _checked_name(shard: Shard) -> SplitName:
     """What the file's name says, once its metadata say the same."""
-    gguf, name = shard.layout.gguf, split_name(shard.file_name)
+    gguf, name = shard.layout.gguf, split_name(shard.name)
     if name is None:
         raise InvalidGGUF(f"{shard} must use llama.cpp split filename pattern")
     if name.count != (count := _split_number(gguf, "count") or 0):
@@ -180,38 +151,13 @@ def _check_belong_together(shards: Sequence[Shard], tensor_count: int) -> None:
     for shard in shards:
         gguf = shard.layout.gguf
         if gguf.architecture not in {architecture, ""}:
-            raise InvalidGGUF(f"{shard} architecture does not match {_quoted(shards[0].file_name)}")
+            raise InvalidGGUF(f"{shard} architecture does not match {_quoted(shards[0].name)}")
         if (expected := _split_number(gguf, "tensors.count")) not in {tensor_count, None}:
             raise InvalidGGUF(f"{shards[0]} has {tensor_count} tensors, expected {expected}")
         for tensor in gguf.tensors:
             if tensor.name in names:
                 raise InvalidGGUF(f"{shard} contains duplicate tensor {_quoted(tensor.name)}")
             names.add(tensor.name)
-
-
-@contextmanager
-def _opened(shard: Shard) -> Iterator[BinaryIO]:
-    with disk_errors(f"read {shard.file_name}"):
-        file = shard.path.open("rb")
-    with file:
-        if os.fstat(file.fileno()).st_size != shard.layout.gguf.file_size:
-            raise _changed(shard)
-        yield file
-
-
-def _copy(shard: Shard, file: BinaryIO, span: Span, write: Callable[[bytes], object]) -> None:
-    file.seek(span.offset)
-    for done in range(0, span.size_bytes, MIB):
-        size_bytes = min(MIB, span.size_bytes - done)
-        with disk_errors(f"read {shard.file_name}"):
-            piece = file.read(size_bytes)
-        if len(piece) < size_bytes:
-            raise _changed(shard)
-        write(piece)
-
-
-def _changed(shard: Shard) -> InvalidGGUF:
-    return InvalidGGUF(f"{shard} changed while it was merged")
 
 
 def _quoted(name: str) -> str:
