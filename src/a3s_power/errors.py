@@ -128,6 +128,10 @@ class StoreFailed(AppError):
     """The store could not be read or written: disk full, no permission, a corrupt manifest."""
 
 
+class QuantizationFailed(AppError):
+    """A process that quantises could not be started, or ended before its work was done."""
+
+
 class ServerBusy(AppError):
     """The bound on waiting requests is reached; `retry_after_s` is a hint."""
 
