@@ -27,6 +27,8 @@ DEPRECATED_PARAMETERS = frozenset({
     "mirostat_eta",
 })  # fmt: skip
 
+_NOT_PARAMETERS = {"model", *COMMANDS}
+_SEMVER = re.compile(r"v?(\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)", re.ASCII)
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _BLANKS = " \t\r\n"
 _BETWEEN_COMMANDS = re.compile(r"(?:[ \t\r\n]++|#[^\r\n]*+)*+")
@@ -196,6 +198,69 @@ def _unprintable(text: str) -> re.Pattern[str] | None:
     suspects = (char for char in set(text) if not char.isprintable() and char not in _BLANKS)
     rejected = "".join(char for char in suspects if unicodedata.category(char) != "Cn")
     return re.compile(f"[{re.escape(rejected)}]+") if rejected else None
+
+
+# ---- what the commands say ----
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A Modelfile's commands by kind. Names of models and files are as they were written."""
+
+    models: tuple[str, ...]
+    adapters: tuple[str, ...]
+    """The last one only: it replaces those before it."""
+    drafts: tuple[str, ...]
+    licenses: tuple[str, ...]
+    messages: tuple[tuple[str, str], ...]
+    """Role and content."""
+    parameters: "Parameters"
+    template: str | None
+    system: str | None
+    renderer: str | None
+    parser: str | None
+    requires: str | None
+    """A semantic version, without a `v` before it."""
+
+
+def describe(commands: Iterable[Command]) -> Description:
+    """Sort the commands. Raises InvalidModelfile for a parameter or a version that makes no sense."""
+    values: dict[str, list[str]] = {}
+    parameters = []
+    for command in commands:
+        if command.name in _NOT_PARAMETERS:
+            values.setdefault(command.name, []).append(command.args)
+        else:
+            parameters.append((command.name, [command.args]))
+
+    def last(name: str) -> str | None:
+        return values.get(name, [None])[-1]
+
+    version = last("requires")
+    return Description(
+        models=tuple(values.get("model", ())),
+        adapters=tuple(values.get("adapter", ())[-1:]),
+        drafts=tuple(values.get("draft", ())),
+        licenses=tuple(values.get("license", ())),
+        messages=tuple(_role_and_content(text) for text in values.get("message", ())),
+        parameters=parse_parameters(parameters),
+        template=last("template"),
+        system=last("system"),
+        renderer=last("renderer"),
+        parser=last("parser"),
+        requires=None if version is None else _version(version),
+    )
+
+
+def _role_and_content(text: str) -> tuple[str, str]:
+    role, _, content = text.partition(": ")
+    return role, content
+
+
+def _version(text: str) -> str:
+    if not (found := _SEMVER.fullmatch(text)):
+        raise InvalidModelfile("requires must be a valid semver (e.g. 0.14.0)")
+    return found[1]
 
 
 # ---- PARAMETER values ----

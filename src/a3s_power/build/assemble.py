@@ -1,23 +1,22 @@
-"""From uploaded files or another model, and the texts around them, to a model in the store."""
+"""From a recipe to a model in the store: its parts, what is said of it, and the texts around it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
 
-from a3s_power.build.merge import Merge, Shard, is_shard, split_models
-from a3s_power.errors import InvalidDigest, InvalidGGUF, InvalidRequest, InvalidTemplate
-from a3s_power.gguf import GGUF, read_gguf
-from a3s_power.messages import Message
+from a3s_power.build.known_templates import KnownTemplate, detect
+from a3s_power.build.parts import only_model, parts_of, quantised
+from a3s_power.build.recipe import Recipe
+from a3s_power.build.tensor_types import SOURCES
+from a3s_power.build.workbench import Part, Workbench, digest_of
+from a3s_power.errors import InvalidRequest, InvalidTemplate
+from a3s_power.gguf import read_gguf
 from a3s_power.names import ModelName
-from a3s_power.options import merge
 from a3s_power.progress import Progress, Tell
 from a3s_power.prompt.template import GoTemplate
 from a3s_power.store import manifests as media
-from a3s_power.store.blobs import check_digest
 from a3s_power.store.manifests import Layer, write_json
-from a3s_power.store.models import Config, ModelStore
-from a3s_power.units import MIB, human_number
+from a3s_power.store.models import Config, Draft, ModelStore
+from a3s_power.units import human_number
 
 _TEXT_INFO = {
     "model_family": "model_family",
@@ -25,187 +24,150 @@ _TEXT_INFO = {
     "quantization_level": "file_type",
     "parameter_size": "model_type",
 }
-_NOT_INHERITED: Mapping[str, Any] = {
-    "base_name": "",
-    "context_length": 0,
-    "embedding_length": 0,
-    "remote_host": "",
-    "remote_model": "",
-    "draft": None,
-}
 _NUMBER_INFO = ("context_length", "embedding_length")
-_TELL_BYTES = 64 * MIB  # between two steps while parts are merged
+_INHERITED = (
+    "model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser", "requires",
+    "capabilities",
+)  # fmt: skip
+_BUILT_IN = {
+    "gemma4": "gemma4",
+    "laguna": "laguna",
+    "nemotron_h": "nemotron-3-nano",
+    "nemotron_h_moe": "nemotron-3-nano",
+    "nemotron_h_omni": "nemotron-3-nano",
+}
+"""Architecture → the renderer and parser that Ollama has for it (`server/create.go`)."""
+_STOPS = {"gemma4": ["<turn|>"]}
+"""Architecture → where it stops, unless its maker says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a model is made of. Empty texts keep those of the base; `files` None means that none were named.
+class _Base:
+    """What a model begins with: that of another model, or what its files are."""
 
-    Raises InvalidRequest for what is wrong before any file is looked at.
-    """
-
-    name: ModelName
-    base: ModelName | None = None
-    files: Mapping[str, str] | None = None
-    """Path in the client's folder → digest of the uploaded blob."""
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    template: str = ""
-    system: str = ""
-    licenses: tuple[str, ...] = ()
+    config: Config
+    layers: tuple[Layer, ...] = ()
+    model: Part | None = None
+    """None for a model that runs elsewhere."""
     parameters: Mapping[str, object] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
-    renderer: str = ""
-    parser: str = ""
-    requires: str = ""
-    info: Mapping[str, object] = field(default_factory=dict)
-    origin: str = ""
-    """Where the model's file is from, if its layer is to tell."""
-
-    def __post_init__(self) -> None:
-        for path in self.files or {}:
-            if not _is_relative(path):
-                raise InvalidRequest("file path must be relative")
-        for digest in self.digests:
-            if not digest:
-                raise InvalidDigest
-            check_digest(digest)
-        merge((self.parameters,))
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        """All blobs it names."""
-        return (*(self.files or {}).values(), *self.adapters.values())
+    known: KnownTemplate | None = None
+    """The template that its file's own is taken for."""
 
 
 def assemble(store: ModelStore, recipe: Recipe, tell: Tell) -> None:
     """Make the model. Blocking; `tell` hears every step in Ollama's words, and ends the work by raising.
 
     Raises what is wrong with the recipe (InvalidRequest and below, ModelNotFound, BlobNotFound) or with the disk
-    (StoreFailed); the store then has no trace of the model but blobs that the next clean-up takes.
+    (StoreFailed); the store then has no trace of the model but the uploaded blobs, which the next clean-up takes.
     """
-    with store.blobs.pin(recipe.digests):
-        config, layers = _base(store, recipe, tell)
-        layers += _adapters(store, recipe)
-        config = _with_info(config, recipe)
-        before = frozenset(layers)
-        layers = _with_texts(store, layers, recipe)
+    with store.blobs.pin(recipe.digests), Workbench(store, tell) as bench:
+        base = _base(bench, recipe)
+        drafts = _drafts(bench, recipe)
+        config = _with_info(_with_draft(bench, _with_renderer(base), drafts or base.layers), recipe)
+        layers = [*base.layers, *_adapters(bench, recipe, base), *drafts]
+        layers = _with_texts(bench, layers, base, recipe)
         for layer in layers:
-            tell(Progress(f"{'using existing' if layer in before else 'creating new'} layer {layer.digest}"))
+            tell(Progress(_status(bench, layer, base.known)))
         tell(Progress("writing manifest"))
         store.write(recipe.name, config, layers)
 
 
-def _base(store: ModelStore, recipe: Recipe, tell: Tell) -> tuple[Config, list[Layer]]:
+def _status(bench: Workbench, layer: Layer, known: KnownTemplate | None) -> str:
+    if known and layer.digest == digest_of(known.template):
+        return f"using autodetected template {known.name}"
+    return f"{'creating new' if layer.digest in bench.fresh else 'using existing'} layer {layer.digest}"
+
+
+# ---- what it begins with ----
+
+
+def _base(bench: Workbench, recipe: Recipe) -> _Base:
+    if recipe.remote is not None:
+        return _Base(Config(remote_host=recipe.remote.url, remote_model=recipe.remote.model))
     if recipe.base is not None:
-        return _from_model(store, recipe.base)
+        return _from_model(bench, recipe.base, recipe.quantize)
     if recipe.files is None:
         raise InvalidRequest("neither 'from' or 'files' was specified")
-    if not recipe.files:
-        raise InvalidRequest("unknown type")
-    return _from_files(store, recipe, tell)
+    return _from_files(bench, recipe, recipe.files)
 
 
-def _from_model(store: ModelStore, base: ModelName) -> tuple[Config, list[Layer]]:
-    model = store.get(base)
+def _from_model(bench: Workbench, base: ModelName, quantize: str) -> _Base:
+    model = bench.store.get(base)
     source = model.name.display
-    layers = [replace(layer, from_=source) for layer in store.manifests.read(model.name).manifest.layers]
-    return replace(model.config, **_NOT_INHERITED), layers
+    layers = [replace(each, from_=source) for each in bench.store.manifests.read(model.name).manifest.layers]
+    config = Config(**{key: getattr(model.config, key) for key in _INHERITED})
+    found = [at for at, layer in enumerate(layers) if layer.media_type == media.MODEL]
+    if not found or model.model_path is None:
+        if quantize:
+            raise InvalidRequest("no base model was found")
+        return _Base(config, tuple(layers), parameters=model.parameters)
+    part = Part(layers[found[-1]], read_gguf(model.model_path))
+    if quantize:
+        part = quantised(bench, part, quantize)
+        layers[found[-1]] = part.layer
+        config = replace(config, file_type=part.gguf.file_type_name)
+    return _Base(config, tuple(layers), part, model.parameters)
 
 
-def _from_files(store: ModelStore, recipe: Recipe, tell: Tell) -> tuple[Config, list[Layer]]:
-    layers: list[Layer] = []
-    shards: dict[str, Path] = {}
-    config = Config(model_format="gguf")
-    for path, digest in sorted((recipe.files or {}).items()):
-        tell(Progress("parsing GGUF"))
-        layer, gguf = _file_layer(store, path, digest)
-        if is_shard(gguf):
-            shards[path] = store.blobs.path(digest)
-            continue
-        layers.append(layer)
-        if layer.media_type == media.MODEL:
-            config = _described(config, gguf)
-    for model in split_models(shards):
-        layer, gguf = _merged(store, model, tell)
-        layers.append(layer)
-        config = _described(config, gguf)
-    models = [layer for layer in layers if layer.media_type == media.MODEL]
-    if not models:
-        raise InvalidRequest("no base model was found")
-    if len(models) > 1:
-        raise InvalidRequest("more than one model file")
-    return config, [replace(layer, from_=recipe.origin or None) if layer in models else layer for layer in layers]
-
-
-def _merged(store: ModelStore, shards: Sequence[Shard], tell: Tell) -> tuple[Layer, GGUF]:
-    """All of a split model in one file, which is what engines find under a digest."""
-    merge = Merge(shards)
-    store.blobs.check_room(merge.size_bytes)
-    with store.blobs.ingest(size=merge.size_bytes) as ingest:
-        tell_at = 0
-
-        def write(piece: bytes) -> None:
-            nonlocal tell_at
-            if ingest.offset >= tell_at:
-                tell_at += _TELL_BYTES
-                tell(Progress(f"merging {len(shards)} parts", total=merge.size_bytes, completed=ingest.offset))
-            ingest.write(piece)
-
-        merge.write_to(write)
-        layer = Layer(media.MODEL, ingest.commit(), merge.size_bytes)
-    return layer, read_gguf(store.blobs.path(layer.digest))
-
-
-def _adapters(store: ModelStore, recipe: Recipe) -> list[Layer]:
-    layers = [_file_layer(store, path, digest)[0] for path, digest in sorted(recipe.adapters.items())]
-    if len(layers) > 1:
-        raise InvalidRequest("only one adapter is currently supported")
-    if any(layer.media_type != media.ADAPTER for layer in layers):
-        raise InvalidRequest("the adapter file is no adapter")
-    return layers
-
-
-def _file_layer(store: ModelStore, path: str, digest: str) -> tuple[Layer, GGUF]:
-    digest = check_digest(digest)
-    size = store.blobs.size(digest)
-    with store.blobs.open(digest) as file:
-        if file.read(4) != b"GGUF":
-            name = PurePosixPath(path).name
-            raise InvalidRequest(
-                "supplied file was not in GGUF format" if name.endswith(".gguf") else "unknown type"
-            )
-    try:
-        gguf = read_gguf(store.blobs.path(digest))
-    except InvalidGGUF as exc:
-        raise InvalidGGUF(f"{PurePosixPath(path).name}: {exc}") from exc
-    store.blobs.touch(digest)
-    return Layer(_media_type(gguf), digest, size), gguf
-
-
-def _media_type(gguf: GGUF) -> str:
-    """What kind of file it is, by Ollama's rules (`server/create.go`)."""
-    kind = gguf.metadata.get("general.type")
-    if kind == "adapter":
-        return media.ADAPTER
-    has_blocks = bool(gguf.arch("block_count", 0))
-    encodes = any(gguf.arch(key) for key in ("has_vision_encoder", "has_audio_encoder"))
-    if (
-        kind in {"projector", "mmproj"}
-        or (gguf.arch("vision.block_count", 0) and not has_blocks)
-        or (gguf.architecture == "clip" and not has_blocks and encodes)
-    ):
-        return media.PROJECTOR
-    return media.MODEL
-
-
-def _described(config: Config, gguf: GGUF) -> Config:
-    return replace(
-        config,
-        model_family=gguf.architecture,
-        model_families=(*config.model_families, gguf.architecture),
-        model_type=human_number(gguf.parameter_count),
-        file_type=gguf.file_type_name,
+def _from_files(bench: Workbench, recipe: Recipe, files: Mapping[str, str]) -> _Base:
+    parts = parts_of(bench, files)
+    model = only_model(parts)
+    others = [part.layer for part in parts if part is not model]
+    if recipe.quantize:
+        model = quantised(bench, model, recipe.quantize)
+    config = Config(
+        model_format="gguf",
+        model_family=model.gguf.architecture,
+        model_families=(model.gguf.architecture,),
+        model_type=human_number(model.gguf.parameter_count),
+        file_type=model.gguf.file_type_name,
     )
+    known = detect(model.gguf.chat_template) if model.gguf.chat_template else None
+    layer = replace(model.layer, from_=recipe.origin or None)
+    return _Base(config, (layer, *others), model, known=known)
+
+
+def _adapters(bench: Workbench, recipe: Recipe, base: _Base) -> list[Layer]:
+    if not recipe.adapters:
+        return []
+    if len(recipe.adapters) > 1:
+        raise InvalidRequest("only one adapter is currently supported")
+    if base.model is None:
+        raise InvalidRequest("no base model was found")
+    (part,) = parts_of(bench, recipe.adapters)
+    if part.layer.media_type != media.ADAPTER:
+        raise InvalidRequest("the adapter file is no adapter")
+    if (its := part.gguf.architecture) != (ours := base.model.gguf.architecture):
+        raise InvalidRequest(f"the adapter is for models of architecture '{its}', this one's is '{ours}'")
+    return [part.layer]
+
+
+def _drafts(bench: Workbench, recipe: Recipe) -> list[Layer]:
+    if not recipe.drafts:
+        return []
+    draft = only_model(parts_of(bench, recipe.drafts))
+    if recipe.draft_quantize:
+        if (type_ := draft.gguf.file_type_name) not in SOURCES:
+            raise InvalidRequest(f"draft quantization requires an unquantized draft model, got {type_}")
+        draft = quantised(bench, draft, recipe.draft_quantize)
+    return [replace(draft.layer, media_type=media.DRAFT)]
+
+
+# ---- what is said of it ----
+
+
+def _with_renderer(base: _Base) -> Config:
+    """Ollama's own renderer and parser for the architecture, where it has one."""
+    built_in = _BUILT_IN.get(base.config.model_family, "")
+    return replace(base.config, renderer=base.config.renderer or built_in, parser=base.config.parser or built_in)
+
+
+def _with_draft(bench: Workbench, config: Config, layers: Sequence[Layer]) -> Config:
+    drafts = [layer.digest for layer in layers if layer.media_type == media.DRAFT]
+    if not drafts:
+        return config
+    architecture = read_gguf(bench.store.blobs.path(drafts[-1])).architecture
+    return replace(config, draft=Draft(model_format="gguf", architecture=architecture))
 
 
 def _with_info(config: Config, recipe: Recipe) -> Config:
@@ -246,24 +208,24 @@ def _natural(key: str, number: object) -> int:
 # ---- the small layers ----
 
 
-def _with_texts(store: ModelStore, layers: Sequence[Layer], recipe: Recipe) -> list[Layer]:
-    """Template, system, licences, parameters, messages: those given replace or join those of the base."""
+def _with_texts(bench: Workbench, layers: Sequence[Layer], base: _Base, recipe: Recipe) -> list[Layer]:
+    """Template, system, licences, parameters, messages: those given replace or join those it began with."""
     result = list(layers)
 
     def put(media_type: str, data: str | bytes, *, replaces: tuple[str, ...] = ()) -> None:
         result[:] = [layer for layer in result if layer.media_type not in replaces]
-        result.append(store.add_layer(media_type, data))
+        result.append(bench.add(media_type, data))
 
     if recipe.template:
         _check_template(recipe.template)
-        put(media.TEMPLATE, recipe.template, replaces=(media.TEMPLATE, media.PROMPT))
+    if template := recipe.template or (base.known.template if base.known else ""):
+        put(media.TEMPLATE, template, replaces=(media.TEMPLATE, media.PROMPT))
     if recipe.system:
         put(media.SYSTEM, recipe.system, replaces=(media.SYSTEM,))
     for text in recipe.licenses:
         put(media.LICENSE, text)
-    if recipe.parameters:
-        inherited = store.get(recipe.base).parameters if recipe.base else {}
-        merged = {**inherited, **recipe.parameters}
+    if parameters := {**_own_parameters(base), **recipe.parameters}:
+        merged = {**base.parameters, **parameters}
         put(media.PARAMS, write_json(dict(sorted(merged.items()))), replaces=(media.PARAMS,))
     if recipe.messages:
         messages = [{"role": message.role, "content": message.content} for message in recipe.messages]
@@ -271,14 +233,14 @@ def _with_texts(store: ModelStore, layers: Sequence[Layer], recipe: Recipe) -> l
     return result
 
 
+def _own_parameters(base: _Base) -> dict[str, object]:
+    """Where a model of this kind stops, as far as nobody else says so."""
+    stops = list(base.known.stops) if base.known else _STOPS.get(base.config.model_family)
+    return {"stop": stops} if stops and "stop" not in base.parameters else {}
+
+
 def _check_template(text: str) -> None:
     try:
         GoTemplate.parse(text)
     except InvalidTemplate as exc:
         raise InvalidTemplate(f"template error: {exc}") from exc
-
-
-def _is_relative(path: str) -> bool:
-    """Slash-clean, relative, and nowhere above its own folder."""
-    parts = path.split("/")
-    return bool(path) and not any(part in {"", ".", ".."} for part in parts) and "\\" not in path

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
-from a3s_power.build.assemble import Recipe, assemble
+from a3s_power.build.assemble import assemble
+from a3s_power.build.recipe import Recipe
 from a3s_power.errors import InvalidRequest
 from a3s_power.names import ModelName
 from a3s_power.progress import Progress, Tell

@@ -1,21 +1,18 @@
 """Looking at models and managing them: tags, show, ps, copy, delete, create, blobs."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from a3s_power.api.ollama import describe, fields
+from a3s_power.api.ollama.creating import recipe_of
 from a3s_power.api.ollama.naming import checked_name, said_by
 from a3s_power.api.ollama.progress import progress_reply
 from a3s_power.api.ollama.replies import json_reply
-from a3s_power.build.assemble import Recipe
-from a3s_power.errors import BlobNotFound, CloudDisabled, InvalidRequest
-from a3s_power.names import ModelName
+from a3s_power.errors import BlobNotFound, CloudDisabled
 from a3s_power.scheduler.slots import Loaded
 from a3s_power.service.cards import ModelCard
 from a3s_power.service.library import Library
@@ -80,7 +77,7 @@ class ModelsAPI:
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await fields.read(request, wire.CreateRequest)
-        return progress_reply(partial(self._library.create, _recipe(body)), body.stream)
+        return progress_reply(partial(self._library.create, recipe_of(body)), body.stream)
 
     async def has_blob(self, request: Request) -> Response:
         """HEAD /api/blobs/:digest."""
@@ -111,38 +108,3 @@ def _running(loaded: Loaded[ModelCard], now: datetime) -> wire.RunningModel:
         size_vram=loaded.size_vram,
         context_length=loaded.spec.num_ctx,
     )
-
-
-_NOT_YET: dict[str, Callable[[wire.CreateRequest], Any]] = {
-    "quantize": lambda body: body.quantize or body.quantization,
-    "draft_files": lambda body: body.draft_files or body.draft_quantize,
-    "remote_host": lambda body: body.remote_host,
-    "modelfile": lambda body: body.modelfile,
-}
-"""What a request may ask of create that this version refuses, rather than make another model than was meant."""
-
-
-def _recipe(body: wire.CreateRequest) -> Recipe:
-    name = checked_name(body.model or body.name or "", "create")
-    for field, given in _NOT_YET.items():
-        if given(body):
-            raise InvalidRequest(f"create with {field!r} is not supported by this version")
-    return Recipe(
-        name=name,
-        base=_base(body.from_),
-        files=body.files,
-        adapters=body.adapters or {},
-        template=body.template or "",
-        system=body.system or "",
-        licenses=fields.texts(body.license, "license must be a string or an array of strings"),
-        parameters={key: value for key, value in (body.parameters or {}).items() if value is not None},
-        messages=tuple(map(fields.message, body.messages or ())),
-        renderer=body.renderer or "",
-        parser=body.parser or "",
-        requires=body.requires or "",
-        info=body.info or {},
-    )
-
-
-def _base(text: str | None) -> ModelName | None:
-    return checked_name(text, "from") if text else None
