@@ -19,6 +19,7 @@ SOURCE = Path(a3s_power.__file__).parent
 # Pure values, on the standard library alone; everyone may import them.
 VOCABULARY = (
     "errors", "units", "hosts", "names", "options", "messages", "generation", "modelfile", "progress", "files", "requester",
+    "environment",
 )  # fmt: skip
 
 # room → the rooms it may import, besides itself. Inner rooms stand first: no arrow points down the page.
@@ -37,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "registry": VOCABULARY,
     "grammar": VOCABULARY,                                     # no I/O
     "prompt": (*VOCABULARY, "gguf", "grammar"),                # no I/O
-    "build": (*VOCABULARY, "gguf", "prompt", "store"),
+    "build": (*VOCABULARY, "gguf", "ggml_types", "devices", "prompt", "store"),
     "runner.base": VOCABULARY,                                 # the contract
     "runner": (*VOCABULARY, "devices", "gpus", "runner.base"),  # those who keep it
     "runner.host": (),                                         # the child's main: starts with each model
@@ -51,6 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cli": ("", *VOCABULARY, "wire", "client"),                # what it can do, curl can do
     "cli.target": (*VOCABULARY, "settings", "client"),         # where the server is
     "cli.run": (*VOCABULARY, "wire", "client", "settings"),    # where the history is
+    "cli.gguf_sets": (*VOCABULARY, "gguf"),                    # files that other programs left here
     "cli.local": (*VOCABULARY, "settings", "setup", "server"),  # the commands that work on this machine
     "server": ("*",),                                          # builds everything
 }  # fmt: skip

@@ -183,8 +183,9 @@ class Client:
 
         Raises OSError if the file cannot be read.
         """
-        headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
-        self._call("POST", f"/api/blobs/{digest}", content=_read(path, on_progress), headers=headers)
+        size = path.stat().st_size
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        self._call("POST", f"/api/blobs/{digest}", content=_read(path, size, on_progress), headers=headers)
 
     # ---- space ----
 
@@ -228,13 +229,16 @@ def _json_body(body: msgspec.Struct, accept: str) -> dict[str, Any]:
     return {"content": msgspec.json.encode(body), "headers": headers}
 
 
-def _read(path: Path, on_progress: Callable[[int], None]) -> Iterator[bytes]:
+def _read(path: Path, size: int, on_progress: Callable[[int], None]) -> Iterator[bytes]:
+    """The file's first `size` bytes, which are announced: what has grown since is for the digest to tell."""
     sent = 0
     with path.open("rb") as file:
-        while chunk := file.read(_UPLOAD_CHUNK):
+        while chunk := file.read(min(_UPLOAD_CHUNK, size - sent)):
             yield chunk
             sent += len(chunk)
             on_progress(sent)
+    if sent < size:
+        raise ClientError(f"{path} became shorter while it was sent")
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

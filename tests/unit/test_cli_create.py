@@ -6,10 +6,10 @@ import httpx2
 import msgspec
 import pytest
 
-from a3s_power.cli import create
-from a3s_power.client import Client
+from a3s_power.cli import create, uploading
+from a3s_power.client import Client, ClientError
 from a3s_power.errors import AppError, InvalidModelfile
-from a3s_power.modelfile import parse
+from a3s_power.modelfile import describe, parse
 
 GGUF = b"GGUF and more"
 DIGEST = f"sha256:{hashlib.sha256(GGUF).hexdigest()}"
@@ -24,8 +24,12 @@ def folder(tmp_path):
 
 
 def planned(text, folder):
-    plan = create.plan_of(parse(text), folder)
+    plan = create.plan_of(describe(parse(text)), folder)
     return msgspec.to_builtins(plan.request), plan
+
+
+def paths_of(files):
+    return {name: file.path for name, file in files.items()}
 
 
 @pytest.mark.parametrize(
@@ -59,27 +63,21 @@ def test_a_modelfile_becomes_a_request(lines, expected, folder):
 
 def test_files_are_found_beside_the_modelfile(folder):
     _, plan = planned("FROM ./model.gguf\nADAPTER lora.gguf", folder)
-    assert plan.files == [folder / "model.gguf"]
-    assert plan.adapters == [folder / "lora.gguf"]
+    assert paths_of(plan.files) == {"model.gguf": folder / "model.gguf"}
+    assert paths_of(plan.adapters) == {"lora.gguf": folder / "lora.gguf"}
 
 
 def test_a_tilde_is_the_users_home(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     _, plan = planned("FROM ~/model.gguf", folder / "elsewhere")
-    assert plan.files == [folder / "model.gguf"]
-
-
-def test_deprecated_parameters_are_left_out_with_a_warning(folder):
-    request, plan = planned("FROM a\nPARAMETER mirostat 1", folder)
-    assert request == {"from": "a"}
-    assert plan.warnings == ["warning: parameter mirostat is deprecated"]
+    assert paths_of(plan.files) == {"model.gguf": folder / "model.gguf"}
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("FROM .", r"is a folder: name the GGUF file in it\. Other formats have to be converted first"),
-        ("FROM model.safetensors", r"model\.safetensors is not a GGUF file\. Other formats have to be converted"),
+        ("FROM .", r"/model\.safetensors has to be converted to GGUF first"),
+        ("FROM model.safetensors", r"model\.safetensors is not a GGUF file; it has to be converted to GGUF"),
         ("FROM a\nADAPTER nowhere.gguf", r"nowhere\.gguf: No such file or directory"),
         ("FROM model.gguf\nDRAFT ./model.gguf", r"DRAFT must not reference the same local path as FROM: "),
         ("FROM a\nREQUIRES one", r"requires must be a valid semver \(e\.g\. 0\.14\.0\)"),
@@ -94,21 +92,22 @@ def test_what_cannot_be_made(lines, message, folder):
 
 def test_names_of_several_files_keep_what_tells_them_apart(tmp_path):
     one, two = tmp_path / "a" / "x.gguf", tmp_path / "b" / "x.gguf"
-    assert create.upload_names([one]) == ["x.gguf"]
-    assert create.upload_names([one, two]) == ["a/x.gguf", "b/x.gguf"]
-    assert create.upload_names([]) == []
+    assert uploading.upload_names([one]) == ["x.gguf"]
+    assert uploading.upload_names([one, two]) == ["a/x.gguf", "b/x.gguf"]
+    assert uploading.upload_names([]) == []
 
 
 # ---- with a server ----
 
 
 class Server:
-    """Stores blobs, and answers a create with two steps."""
+    """Stores blobs that hash to their digests, and answers a create with two steps."""
 
     def __init__(self):
         self.blobs = {}
         self.uploads = 0
         self.created = []
+        self.when_asked_for_a_blob = lambda: None
 
     def __call__(self, request):
         path = request.url.path
@@ -116,13 +115,17 @@ class Server:
             case "HEAD", "/":
                 return httpx2.Response(200)
             case "HEAD", digest:
+                self.when_asked_for_a_blob()
                 return httpx2.Response(200 if digest in self.blobs else 404)
             case "POST", "/api/create":
                 self.created.append(msgspec.json.decode(request.content))
                 return httpx2.Response(200, content=b'{"status":"parsing GGUF"}\n{"status":"success"}\n')
             case "POST", digest:
-                self.blobs[digest] = request.read()
                 self.uploads += 1
+                data = request.read()
+                if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
+                    return httpx2.Response(400, json={"error": "digest mismatch"})
+                self.blobs[digest] = data
                 return httpx2.Response(201)
         raise AssertionError(path)
 
@@ -168,12 +171,55 @@ def test_the_modelfile_is_the_one_here_by_default(folder, server, monkeypatch):
     assert server.created == [{"model": "mine", "files": {"model.gguf": DIGEST}}]
 
 
+def test_deprecated_parameters_are_left_out_with_a_warning(folder, server, capsys):
+    (folder / "Modelfile").write_text("FROM a\nPARAMETER mirostat 1")
+    create.create("mine", str(folder / "Modelfile"), None, None)
+    assert server.created == [{"model": "mine", "from": "a"}]
+    assert capsys.readouterr().out == "warning: parameter mirostat is deprecated\n"
+
+
+def test_what_to_quantise_to_is_the_servers_to_judge(folder, server):
+    (folder / "Modelfile").write_text("FROM llama3.2\nDRAFT model.gguf")
+    create.create("mine", str(folder / "Modelfile"), quantize="q9_X", draft_quantize="q4_0")
+    assert server.created == [
+        {
+            "model": "mine",
+            "from": "llama3.2",
+            "draft_files": {"model.gguf": DIGEST},
+            "quantize": "q9_X",
+            "draft_quantize": "q4_0",
+        }
+    ]
+
+
+def test_several_files_are_one_step(folder, server, capsys):
+    files = {f"m-0000{n}-of-00003.gguf": b"GGUF" + bytes([n]) * n * 1_000_000 for n in (1, 2, 3)}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "Modelfile").write_text("".join(f"FROM ./{name}\n" for name in files))
+    create.create("mine", str(folder / "Modelfile"), None, None)
+    digests = {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in files.items()}
+    assert server.created == [{"model": "mine", "files": digests}]
+    assert server.blobs == {digests[name]: data for name, data in files.items()}
+    steps = capsys.readouterr().err.splitlines()
+    assert steps == ["gathering model components", "hashing 3 files", "copying 3 files", "parsing GGUF", "success"]
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_told(folder, server):
+    (folder / "Modelfile").write_text("FROM ./model.gguf")
+    server.when_asked_for_a_blob = lambda: (folder / "model.gguf").write_bytes(b"GGUF and less")
+    with pytest.raises(ClientError, match=r"model\.gguf changed while it was sent: digest mismatch"):
+        create.create("mine", str(folder / "Modelfile"), None, None)
+    assert server.created == []
+    assert server.blobs == {}
+
+
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
         ("a//b", None, "invalid model name: a//b"),
         ("mine", "nowhere", "specified Modelfile wasn't found"),
-        ("mine", None, "is a folder"),
+        ("mine", None, "has to be converted to GGUF first"),
         ("mine", "model.gguf", "command must be one of"),
     ],
 )

@@ -1,5 +1,6 @@
 """The HTTP client of our own server: what it sends, and how failures reach the person at the terminal."""
 
+import os
 import socket
 
 import httpx2
@@ -112,6 +113,26 @@ def test_a_blob_is_sent_with_its_length(tmp_path):
         client.upload_blob(path, "sha256:00", progress.append)
     assert sent == [("/api/blobs/sha256:00", str(3 * 2**20 + 1), 3 * 2**20 + 1)]
     assert progress == [2**20, 2 * 2**20, 3 * 2**20, 3 * 2**20 + 1]
+
+
+@pytest.mark.parametrize("size_then", [3 * 2**20, 2**20])
+def test_an_upload_is_as_long_as_it_was_announced(size_then, tmp_path):
+    """What a file has grown by is not sent; one that became shorter is told of."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(2 * 2**20))
+    sent = []
+
+    def receive(request):
+        sent.append(len(request.read()))
+        return httpx2.Response(201)
+
+    with client_of(receive) as client:
+        if size_then < 2 * 2**20:
+            with pytest.raises(ClientError, match=r"model\.gguf became shorter while it was sent"):
+                client.upload_blob(path, "sha256:00", lambda _sent: os.truncate(path, size_then))
+        else:
+            client.upload_blob(path, "sha256:00", lambda _sent: os.truncate(path, size_then))
+            assert sent == [2 * 2**20]
 
 
 def test_requests_carry_what_is_set_and_nothing_else():

@@ -1,41 +1,20 @@
 """`create`: a Modelfile and the files that it names become a model on the server."""
 
-import hashlib
-import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from msgspec import structs
 
-from a3s_power.cli.progress import Steps, report, reporting
+from a3s_power.cli.model_folder import TO_CONVERT, files_of
+from a3s_power.cli.progress import reporting
 from a3s_power.cli.target import connected
-from a3s_power.client import Client
+from a3s_power.cli.uploading import Plan, SourceFile, make, named
 from a3s_power.errors import InvalidModelfile, InvalidName
-from a3s_power.modelfile import COMMANDS, MAX_SIZE, Command, parse, parse_parameters
+from a3s_power.modelfile import MAX_SIZE, Command, Description, describe, parse
 from a3s_power.names import ModelName
 from a3s_power.wire.ollama import CreateRequest, Message
-
-_SEMVER = re.compile(r"v?(\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)", re.ASCII)
-_CHUNK = 2**20  # bytes
-_CONVERT = "Other formats have to be converted first, with llama.cpp's convert_hf_to_gguf.py for example"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a Modelfile asks for: a request that lacks its files' digests, and the files."""
-
-    request: CreateRequest
-    files: Sequence[Path] = ()
-    drafts: Sequence[Path] = ()
-    adapters: Sequence[Path] = ()
-    warnings: Sequence[str] = ()
-
-
-_NOT_PARAMETERS = {"model", *COMMANDS}
-_LAST_WINS = ("template", "system", "renderer", "parser")
 
 
 def create(name: str, file: str | None, quantize: str | None, draft_quantize: str | None) -> None:
@@ -44,15 +23,13 @@ def create(name: str, file: str | None, quantize: str | None, draft_quantize: st
         ModelName.parse(name)
     except InvalidName as exc:
         raise InvalidName(f"invalid model name: {name}") from exc
-    plan = plan_of(_commands(file), Path(file or "Modelfile").absolute().parent)
-    for warning in plan.warnings:
+    description = describe(_commands(file))
+    plan = plan_of(description, Path(file or "Modelfile").absolute().parent)
+    for warning in description.parameters.warnings:
         print(warning)
+    request = structs.replace(plan.request, quantize=quantize, draft_quantize=draft_quantize)
     with connected() as client, reporting(sys.stderr) as steps:
-        files = _uploaded(client, plan, steps)
-        settled = {"model": name, "quantize": quantize, "draft_quantize": draft_quantize}
-        with client.create(structs.replace(plan.request, **settled, **files)) as replies:
-            for reply in replies:
-                report(reply, steps)
+        make(client, name, replace(plan, request=request), steps)
 
 
 def _commands(file: str | None) -> tuple[Command, ...]:
@@ -66,35 +43,36 @@ def _commands(file: str | None) -> tuple[Command, ...]:
         raise InvalidModelfile("specified Modelfile wasn't found") from exc
 
 
-# ---- the Modelfile ----
-
-
-def plan_of(commands: Sequence[Command], folder: Path) -> Plan:
+def plan_of(description: Description, folder: Path) -> Plan:
     """What is to be done. Paths are relative to `folder`, the Modelfile's own.
 
-    Raises InvalidModelfile, among others for a file that no model can be made of.
+    Raises InvalidModelfile, among others for files that no model can be made of.
     """
-    values: dict[str, list[str]] = {}
-    for command in commands:
-        values.setdefault(command.name, []).append(command.args)
-    sources = {text: _expanded(text, folder) for text in values.get("model", [])}
+    sources = {text: _expanded(text, folder) for text in description.models}
     names = [text for text, path in sources.items() if not path.exists()]
-    files = [_checked(path) for path in sources.values() if path.exists()]
-    drafts = [_checked(_expanded(text, folder)) for text in values.get("draft", [])]
-    adapters = [_checked(_expanded(text, folder)) for text in values.get("adapter", [])[-1:]]
+    files = [file for path in sources.values() if path.exists() for file in _files_at(path)]
+    drafts = [file for text in description.drafts for file in _files_at(_expanded(text, folder))]
+    adapters = [file for text in description.adapters for file in _files_at(_expanded(text, folder))]
     for draft in drafts:
         if draft.resolve() in [file.resolve() for file in files]:
             raise InvalidModelfile(f"DRAFT must not reference the same local path as FROM: {draft}")
-    parameters = parse_parameters((c.name, [c.args]) for c in commands if c.name not in _NOT_PARAMETERS)
-    request = CreateRequest(
+    groups = [named([SourceFile(path) for path in paths]) for paths in (files, drafts, adapters)]
+    return Plan(_request(description, names), *groups)
+
+
+def _request(description: Description, names: Sequence[str]) -> CreateRequest:
+    messages = [Message(role=role, content=content) for role, content in description.messages]
+    return CreateRequest(
         from_=names[-1] if names else None,
-        license=values.get("license"),
-        messages=[_message(text) for text in values.get("message", [])] or None,
-        parameters=dict(parameters.values) or None,
-        requires=_version(values["requires"][-1]) if "requires" in values else None,
+        template=description.template,
+        system=description.system,
+        license=list(description.licenses) or None,
+        parameters=dict(description.parameters.values) or None,
+        messages=messages or None,
+        renderer=description.renderer,
+        parser=description.parser,
+        requires=description.requires,
     )
-    last_wins = {name: values[name][-1] for name in _LAST_WINS if name in values}
-    return Plan(structs.replace(request, **last_wins), files, drafts, adapters, parameters.warnings)
 
 
 def _expanded(text: str, folder: Path) -> Path:
@@ -105,66 +83,15 @@ def _expanded(text: str, folder: Path) -> Path:
         raise InvalidModelfile(f"failed to find user '{user}'") from exc
 
 
-def _checked(path: Path) -> Path:
-    """A path, if a GGUF file is there."""
+def _files_at(path: Path) -> list[Path]:
+    """The GGUF file, or those of a folder."""
     if path.is_dir():
-        raise InvalidModelfile(f"{path} is a folder: name the GGUF file in it. {_CONVERT}")
+        return files_of(path)
     try:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"
     except OSError as exc:
         raise InvalidModelfile(f"{path}: {exc.strerror}") from exc
     if not is_gguf:
-        raise InvalidModelfile(f"{path} is not a GGUF file. {_CONVERT}")
-    return path
-
-
-def _message(text: str) -> Message:
-    role, _, content = text.partition(": ")
-    return Message(role=role, content=content)
-
-
-def _version(text: str) -> str:
-    if not (found := _SEMVER.fullmatch(text)):
-        raise InvalidModelfile("requires must be a valid semver (e.g. 0.14.0)")
-    return found[1]
-
-
-# ---- its files ----
-
-
-def _uploaded(client: Client, plan: Plan, steps: Steps) -> dict[str, dict[str, str]]:
-    """The request's file fields; the server has all the blobs they name."""
-    steps.status("gathering model components")
-    groups = {"files": plan.files, "draft_files": plan.drafts, "adapters": plan.adapters}
-    return {
-        field: dict(zip(upload_names(paths), (_upload(client, path, steps) for path in paths), strict=True))
-        for field, paths in groups.items()
-        if paths
-    }
-
-
-def upload_names(paths: Sequence[Path]) -> list[str]:
-    """What the server calls the files: their paths from the folder that holds them all."""
-    if not paths:
-        return []
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    return [path.relative_to(root).as_posix() for path in paths]
-
-
-def _upload(client: Client, path: Path, steps: Steps) -> str:
-    """The file's digest, after the server has it."""
-    size = path.stat().st_size
-    digest = _digest(path, lambda done: steps.amount(f"hashing {path.name}", done, size))
-    if not client.has_blob(digest):
-        client.upload_blob(path, digest, lambda done: steps.amount(f"copying file {digest}", done, size))
-    return digest
-
-
-def _digest(path: Path, on_progress: Callable[[int], None]) -> str:
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            hashed.update(chunk)
-            on_progress(file.tell())
-    return f"sha256:{hashed.hexdigest()}"
+        raise InvalidModelfile(f"{path} is not a GGUF file; it {TO_CONVERT}")
+    return [path]

@@ -79,6 +79,26 @@ def create(words: tuple[str, ...], file: str | None, quantize: str | None, draft
     create.create(words[0], file, quantize, draft_quantize)
 
 
+@cli.command("import", cls=Command)
+@click.option("-a", "--all", "everything", is_flag=True, help="Import all that is not here yet")
+@click.option(
+    "--from", "sources", multiple=True, metavar="SOURCE",
+    help="Look here only: lmstudio, huggingface, ollama (its system service), or a folder. May be repeated",
+)  # fmt: skip
+@arguments("[MODEL]...")
+def import_(words: tuple[str, ...], everything: bool, sources: tuple[str, ...]) -> None:
+    """Import models of other programs on this machine
+
+    Without a MODEL, lists what LM Studio, the Hugging Face cache and Ollama's service have, under which names, and
+    what of it is here already.
+    """
+    from a3s_power.cli import importing
+
+    if words and everything:
+        raise click.UsageError("name models or use --all, not both")
+    importing.import_models(words, everything=everything, sources=sources)
+
+
 @cli.command(cls=Command)
 @click.option("--license", is_flag=True, help="Show license of a model")
 @click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
