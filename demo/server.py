@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,11 @@ class OwnServer:
 
 
 @contextmanager
-def running_server(folder: Path, **settings: str) -> Iterator[OwnServer]:
-    """Serve from `folder`, on a free port of the loopback interface; `settings` are environment variables."""
+def running_server(folder: Path, *, through: Sequence[str] = (), **settings: str) -> Iterator[OwnServer]:
+    """Serve from `folder`, on a free port of the loopback interface; `settings` are environment variables.
+
+    `through` is a command that becomes the one it is given.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     environment = {
@@ -47,7 +50,7 @@ def running_server(folder: Path, **settings: str) -> Iterator[OwnServer]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "a3s_power.cli.main", "serve"],
+            [*through, sys.executable, "-m", "a3s_power.cli.main", "serve"],
             env=inherited | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -67,10 +67,11 @@ class ServerMaker:
         self._folder = folder
         self._open = []
 
-    def __call__(self, *, switches=None, **settings):
+    def __call__(self, *, switches=None, through=(), **settings):
         runtime = tempfile.TemporaryDirectory(prefix="a3t-", dir="/tmp")
         server = running_server(
             self._folder / f"server{len(self._open)}",
+            through=through,
             A3S_POWER_LLAMA_SERVER=FAKE_BINARY,
             LLAMA_ARG_FAKE=json.dumps(switches or {}),
             XDG_RUNTIME_DIR=runtime.name,

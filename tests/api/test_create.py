@@ -1,6 +1,8 @@
 """Making models on a real server: quantised, drafted, adapted, and what is left when it breaks off."""
 
+import os
 import resource
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -249,4 +251,35 @@ def test_a_full_disk_is_told_and_nothing_is_made(scripted, large):
     until(lambda: not unfinished(api))
     assert blobs_of(api) == before
     assert workers_of(api.server.process) == []
+    assert api.sdk.generate("m", "Hi").done
+
+
+IN_A_SMALL_STORE = (
+    "unshare",
+    "-Urm",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=128m none "$OLLAMA_MODELS" && exec "$@"',
+    "sh",
+)
+"""Becomes a command whose models are on a disk of 128 MiB: room for the large model, not for a second one."""
+
+
+def can_mount(folder):
+    return (
+        subprocess.run([*IN_A_SMALL_STORE, "true"], env={**os.environ, "OLLAMA_MODELS": str(folder)}).returncode
+        == 0
+    )
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_made(scripted, large, tmp_path):
+    if not can_mount(tmp_path):
+        pytest.skip("this machine lets us mount nothing")
+    (tmp_path / "small").mkdir()
+    api = scripted(through=IN_A_SMALL_STORE, OLLAMA_MODELS=str(tmp_path / "small"))
+    response = api.post("/api/create", quantising(api, large, quantize="f16", stream=False))
+    assert response.status_code == 500
+    assert "not enough disk space" in response.json()["error"]
+    assert api.post("/api/show", {"model": "q"}).status_code == 404
+    assert api.http.get("/api/df").json()["partial"] == {"count": 0, "size": 0}
     assert api.sdk.generate("m", "Hi").done

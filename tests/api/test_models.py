@@ -136,7 +136,7 @@ def test_a_copy_is_the_same_model_and_outlives_the_original(scripted):
         ("POST", "/api/create", {"model": "x", "from": "smollm2", "info": {"context_length": 1.5}}, 400,
          'info field "context_length" must be a non-negative integer'),
         ("POST", "/api/create", {"model": "x", "from": "smollm2", "quantize": "Q4_K_M"}, 400,
-         "create with 'quantize' is not supported by this version"),
+         "quantization is only supported for F16, BF16 and F32 models"),
         ("POST", "/api/blobs/abc", "x", 400, "invalid digest format"),
     ],
 )  # fmt: skip

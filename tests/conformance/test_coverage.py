@@ -32,8 +32,6 @@ EXCLUDED = {
     "O49": RESPONSES,
     "O50": RESPONSES,
     "O51": RESPONSES,
-    "M30": "create does not quantise yet",
-    "M32": "the same without a stream, as M30 is already",
 }
 """What is not tested here, and why; `"B2 pull"` is a part of a case of which others are."""
 

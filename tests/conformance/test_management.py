@@ -47,6 +47,9 @@ def of_files(files, **fields) -> dict:
     return {"model": "never", "files": files, "stream": False, **fields}
 
 
+NOT_WHOLE = "quantization is only supported for F16, BF16 and F32 models"
+
+
 def wrong(text: str) -> dict:
     """Found while the model is being made."""
     return {"status": 400, "type": WORKER_JSON, "error": text}
@@ -84,6 +87,9 @@ def made(server):
     Case("M24 stream", CREATE, of_files({}, stream=True), **wrong("unknown type")),
     Case("M25", CREATE, of_files({"a.gguf": ""}), status=400, error="invalid digest format"),
     Case("M26", CREATE, of_files({"/abs": ZEROS}), status=400, error="file path must be relative"),
+    # Ollama answers 500; what a client did wrong is 400 here.
+    Case("M32", CREATE, of_m("q", quantize="q8_0"), **wrong(NOT_WHOLE)),
+    Case("M30", CREATE, of_m("q", quantize="q8_0", stream=True), **wrong(NOT_WHOLE)),
 )  # fmt: skip
 def test_blobs_and_files(server, case):
     case.run(server)
