@@ -11,27 +11,33 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import cycle
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Self
 
 from a3s_power.build.copying import Opened, Original, Write, padding, preamble
 from a3s_power.build.packing import UNUSABLE, Packing
 from a3s_power.build.rewrite import number_value
-from a3s_power.build.tensor_types import FILE_TYPES, SOURCES
+from a3s_power.build.tensor_types import EMBEDDED, FILE_TYPES, SOURCES
+from a3s_power.build.weights import are_finite
 from a3s_power.devices import logical_cores
 from a3s_power.environment import child_environment
 from a3s_power.errors import InvalidGGUF, InvalidRequest, QuantizationFailed
 from a3s_power.ggml_types import TENSOR_TYPES
-from a3s_power.gguf import Layout, Span
+from a3s_power.gguf import GGUF, Layout, Span, Tensor
 
 _TYPE_AND_OFFSET = struct.Struct("<IQ")  # how an entry of the index ends
 _NUMBERS = {type_.name: number for number, type_ in reversed(TENSOR_TYPES.items())}  # the first of two counts
 _VERSION = 2  # GGML_QNT_VERSION of ggml.h
 _PIPE_BYTES = 2**20  # most blocks fit in: their worker goes on with the next one meanwhile
 _LAST_WORDS = 500  # characters
+_PATIENCE_S = 0.25  # cancellation comes out of `write`, which a worker that has no core must not hold up
+_WORKER = "a3s_power.build.quantize_worker"
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # numpy would start a thread for each core in each worker
 
 
 def target_type(text: str) -> str:
@@ -55,7 +61,7 @@ class Quantization:
 
     def __init__(self, path: Path, layout: Layout, target: str) -> None:
         gguf = layout.gguf
-        self.source_type = gguf.file_type_name
+        self.source_type = _source_type(gguf)
         self.target_type = target
         if self.source_type not in SOURCES:
             raise InvalidRequest("quantization is only supported for F16, BF16 and F32 models")
@@ -81,6 +87,7 @@ class Quantization:
 
     def write_to(self, write: Write, workers: int | None = None) -> None:
         """Give `write` the file's `size_bytes` bytes, in pieces of some MiB. Blocks; stops if `write` raises.
+        While it waits for its workers it gives `write` nothing, a few times a second.
 
         On so many processes, by default one for each core; none is left when this returns or raises. Raises
         QuantizationFailed if one of them could not do its part, StoreFailed if the file cannot be read.
@@ -103,12 +110,14 @@ class Quantization:
 
     def _write_tensors(self, original: Opened, write: Write, workers: int) -> None:
         gguf = self._original.layout.gguf
-        with _Crew(self._original.path, self.target_type, workers) as crew:
+        count = min(workers, sum(1 for _ in self._packing.blocks()))
+        with _Crew(self._original.path, self.target_type, count) as crew:
             for tensor in gguf.tensors:
                 if self._packing.type_of(tensor) == tensor.type:
-                    original.copy(Span(gguf.data_offset + tensor.offset, tensor.size_bytes), write)
+                    span = Span(gguf.data_offset + tensor.offset, tensor.size_bytes)
+                    original.copy(span, _checked(tensor, write))
                 for block in self._packing.blocks_of(tensor):
-                    write(crew.packed(block.size_bytes))
+                    write(crew.packed(block.size_bytes, lambda: write(b"")))
                 write(padding(self._packing.size_of(tensor), gguf.alignment))
 
 
@@ -117,7 +126,7 @@ class _Crew:
 
     def __init__(self, path: Path, target: str, count: int) -> None:
         self._commands = [
-            [sys.executable, "-m", "a3s_power.build.quantize_worker", str(path), target, str(number), str(count)]
+            [sys.executable, "-P", "-m", _WORKER, str(path), target, str(number), str(count)]
             for number in range(count)
         ]
         self._owned = ExitStack()
@@ -132,9 +141,9 @@ class _Crew:
     def __exit__(self, *exc: object) -> None:
         self._owned.close()
 
-    def packed(self, size_bytes: int) -> bytes:
-        """The next block. Raises QuantizationFailed."""
-        return next(self._turns).read(size_bytes)
+    def packed(self, size_bytes: int, wait: Callable[[], object]) -> bytes:
+        """The next block; `wait` is called now and then until it is there. Raises QuantizationFailed."""
+        return next(self._turns).read(size_bytes, wait)
 
 
 class _Worker:
@@ -149,8 +158,9 @@ class _Worker:
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                bufsize=0,
                 stderr=subprocess.PIPE,
-                env=child_environment(os.environ),
+                env=child_environment(os.environ, _ENVIRONMENT),
                 start_new_session=True,
             )
         except OSError as exc:
@@ -159,22 +169,55 @@ class _Worker:
         assert self._process.stderr, "it is a pipe"
         self._output, self._errors = self._process.stdout, self._process.stderr
         _widen(self._output)
+        self._ready = DefaultSelector()
+        self._ready.register(self._output, EVENT_READ)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._ready.close()
         self._output.close()
         self._errors.close()
 
-    def read(self, size_bytes: int) -> bytes:
-        data = self._output.read(size_bytes)
-        if len(data) < size_bytes:
-            words = self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
-            if (status := self._process.wait()) == UNUSABLE:
-                raise InvalidGGUF(words)
-            raise QuantizationFailed(f"quantization failed: {words or f'a worker ended with status {status}'}")
-        return data
+    def read(self, size_bytes: int, wait: Callable[[], object]) -> bytes:
+        data = bytearray()
+        while len(data) < size_bytes:
+            while not self._ready.select(_PATIENCE_S):
+                wait()
+            if not (piece := self._output.read(size_bytes - len(data))):
+                raise self._failure()
+            data += piece
+        return bytes(data)
+
+    def _failure(self) -> InvalidGGUF | QuantizationFailed:
+        words = self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+        if (status := self._process.wait()) == UNUSABLE:
+            return InvalidGGUF(words)
+        return QuantizationFailed(f"quantization failed: {words or f'a worker ended with status {status}'}")
+
+
+def _source_type(gguf: GGUF) -> str:
+    """What the file says it is; of one that says nothing, the type of most weights in matrices."""
+    if "general.file_type" in gguf.metadata:
+        return gguf.file_type_name
+    counts: Counter[str] = Counter()
+    for tensor in gguf.tensors:
+        counts[tensor.type] += tensor.element_count if len(tensor.shape) > 1 else 0
+    return counts.most_common(1)[0][0] if counts else "unknown"
+
+
+def _checked(tensor: Tensor, write: Write) -> Write:
+    """`write`, for a tensor that is copied: InvalidGGUF if llama.cpp refuses it. Embedded ones it never sees."""
+    if tensor.type not in SOURCES or tensor.name.startswith(EMBEDDED):
+        return write
+
+    def check(piece: bytes) -> None:
+        if not are_finite(piece, tensor.type):
+            raise InvalidGGUF(f"tensor '{tensor.name}' has invalid data: weights that are no finite numbers")
+        write(piece)
+
+    return check
 
 
 def _widen(pipe: IO[bytes]) -> None:

@@ -31,7 +31,7 @@ _SMALL = (
 )  # fmt: skip
 """In the names of tensors that are worth little room, and much to the model."""
 _KEPT = ("position_embd.weight", "token_types.weight")
-_EMBEDDED = ("a.", "mm.", "mtp.", "s.", "v.")
+EMBEDDED = ("a.", "mm.", "mtp.", "s.", "v.")
 """Towers and drafts in one file with the model, as Ollama has them; llama-quantize would drop them."""
 
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
@@ -82,7 +82,7 @@ def _is_changed(tensor: Tensor) -> bool:
         and any(size > 1 for size in tensor.shape[1:])
         and name.endswith("weight")
         and name not in _KEPT
-        and not name.startswith(_EMBEDDED)
+        and not name.startswith(EMBEDDED)
         and not any(part in name for part in _SMALL)
     )
 
@@ -128,7 +128,9 @@ class _Mix:
             experts=_int(gguf, "expert_count"),
             is_70b=layers == _70B.get(gguf.architecture) and not _is_65b(gguf),
             has_output=_OUTPUT in names,
-            attn_v_count=sum(any(part in name for part in _ATTN_V) for name in names),
+            attn_v_count=sum(
+                any(part in name for part in _ATTN_V) for name in names if not name.startswith(EMBEDDED)
+            ),
         )
 
     def type_of(self, tensor: Tensor) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,9 +13,8 @@ from a3s_power.gguf import GGUF, Layout, read_gguf, read_layout
 from a3s_power.progress import Progress, Tell
 from a3s_power.store.manifests import Layer
 from a3s_power.store.models import ModelStore
-from a3s_power.units import MIB
 
-_STEPS = 256  # of progress, in one file
+_STEP_S = 0.2  # between two steps of progress, which also notice that nobody waits any more
 
 
 class Writing(Protocol):
@@ -88,12 +88,12 @@ class Workbench:
         blobs, size_bytes = self.store.blobs, writing.size_bytes
         blobs.check_room(size_bytes)
         with blobs.ingest(size=size_bytes) as ingest:
-            tell_at = 0
+            tell_at = 0.0
 
             def write(piece: bytes) -> None:
                 nonlocal tell_at
-                if ingest.offset >= tell_at:
-                    tell_at = ingest.offset + max(MIB, size_bytes // _STEPS)
+                if (now := monotonic()) >= tell_at:
+                    tell_at = now + _STEP_S
                     self.tell(replace(step, completed=step.total * ingest.offset // size_bytes))
                 ingest.write(piece)
 
