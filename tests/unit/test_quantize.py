@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from tests.support.gguf_files import F16, F32, UINT16, Typed, header_bytes, key_
 BF16 = 30
 METADATA = {"general.architecture": "llama", "general.file_type": 1, "llama.block_count": 1}
 ONES = np.ones((2, 256), np.float32)
+
+WorkersLeft = Callable[[], list[psutil.Process]]
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -71,9 +73,11 @@ def quantised(path: Path, target: str = "Q4_K_M", workers: int = 2) -> Path:
     return made
 
 
-def workers_left() -> list[psutil.Process]:
-    """Those that have not been reaped, at work or not."""
-    return psutil.Process().children()
+@pytest.fixture
+def workers_left() -> WorkersLeft:
+    """Tells those that have not been reaped, at work or not. What other tests have started runs on meanwhile."""
+    others = set(psutil.Process().children())
+    return lambda: [child for child in psutil.Process().children() if child not in others]
 
 
 @pytest.fixture
@@ -180,7 +184,7 @@ def test_metadata_are_kept_in_order_but_for_type_and_split(tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_a_weight_that_would_be_lost_is_told_with_its_tensor(
-    tmp_path: Path, name: str, value: float, target: str, message: str | None
+    tmp_path: Path, name: str, value: float, target: str, message: str | None, workers_left: WorkersLeft
 ) -> None:
     bad = ONES.copy()
     bad[1, 3] = value
@@ -203,7 +207,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("after_bytes", [0, 1000, 600_000, 1_200_000])
-def test_when_write_raises_no_worker_is_left(model: Path, after_bytes: int) -> None:
+def test_when_write_raises_no_worker_is_left(model: Path, after_bytes: int, workers_left: WorkersLeft) -> None:
     written = 0
 
     def write(piece: bytes) -> None:
@@ -217,7 +221,7 @@ def test_when_write_raises_no_worker_is_left(model: Path, after_bytes: int) -> N
     assert not workers_left()
 
 
-def test_it_can_be_cancelled_while_a_worker_stands_still(model: Path) -> None:
+def test_it_can_be_cancelled_while_a_worker_stands_still(model: Path, workers_left: WorkersLeft) -> None:
     pieces: list[bytes] = []
 
     def write(piece: bytes) -> None:
@@ -232,7 +236,7 @@ def test_it_can_be_cancelled_while_a_worker_stands_still(model: Path) -> None:
     assert not workers_left()
 
 
-def test_a_killed_worker_is_an_error_and_takes_the_others_along(model: Path) -> None:
+def test_a_killed_worker_is_an_error_and_takes_the_others_along(model: Path, workers_left: WorkersLeft) -> None:
     def write(_piece: bytes) -> None:
         for worker in workers_left()[:1]:
             worker.send_signal(signal.SIGKILL)
@@ -267,14 +271,14 @@ def test_workers_import_nothing_from_the_folder_that_we_were_started_in(
     quantised(model)
 
 
-def test_no_more_workers_start_than_there_is_work(tmp_path: Path) -> None:
+def test_no_more_workers_start_than_there_is_work(tmp_path: Path, workers_left: WorkersLeft) -> None:
     counts = []
     path = write_model(tmp_path / "m", {"output.weight": (F16, ONES), "blk.0.attn_q.weight": (F16, ONES)})
     quantization(path).write_to(lambda _piece: counts.append(len(workers_left())), 9)
     assert max(counts) == 2
 
 
-def test_workers_see_no_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_see_no_secret(model: Path, monkeypatch: pytest.MonkeyPatch, workers_left: WorkersLeft) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     seen: list[Mapping[str, str]] = []
 
