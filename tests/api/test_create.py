@@ -91,9 +91,10 @@ def test_a_quantised_model_answers(real, minilm_gguf):
     assert done[-1] == bars[-1]["total"]
     assert real.sdk.show("mini").details.quantization_level == "Q8_0"
     texts = ["A llama is an animal.", "The sky is blue."]
-    vectors = [real.sdk.embed(name, texts).embeddings for name in ("mini", "full")]
+    vectors = [real.sdk.embed(name, texts, keep_alive=0).embeddings for name in ("mini", "full")]
     for small, full in zip(*vectors, strict=True):
         assert np.dot(small, full) > 0.999
+    until(lambda: not {"mini:latest", "full:latest"} & set(real.loaded()))
     for name in ("mini", "full"):
         real.sdk.delete(name)
 

@@ -41,7 +41,12 @@ WHOLE = whole_file(LLAMA, TENSORS)
 PARTS = part_files("BF16/m-BF16", LLAMA, TENSORS)
 SMALL, OTHER = (gguf_bytes(LLAMA | {"general.name": name}, {"a.weight": TensorSpec((32, 3))}) for name in "ab")
 EYES = gguf_bytes(
-    {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True},
+    {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": "mlp",
+    },
     {"v.weight": TensorSpec((32, 3))},
 )
 URL = "https://files.example/models/Large-Q8_0.gguf"
@@ -245,7 +250,7 @@ def test_a_model_in_parts_becomes_one_file(api, sites, wording, name):
     sites.hugging_face.wording = wording
     sites.hugging_face.add("user/parts", PARTS)
     lines = pull(api, name)
-    made = [f"using existing layer {digest(WHOLE)}"]
+    made = [f"creating new layer {digest(WHOLE)}"]
     assert steps(lines) == [
         "pulling manifest", *map(pulling, PARTS.values()), "verifying sha256 digest", "parsing GGUF", "merging 3 parts",
         *made, "writing manifest", "success",
