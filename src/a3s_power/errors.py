@@ -172,6 +172,10 @@ class RunnerLost(RunnerFailed):
         self.pid = pid
 
 
+class RunnerGone(RunnerLost):
+    """It was gone before the request reached it, which had no part in that."""
+
+
 class Suspected(InvalidRequest):
     """A request that has ended runners before, and is not tried again for a while."""
 

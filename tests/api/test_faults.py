@@ -12,23 +12,29 @@ import psutil
 import pytest
 
 from a3s_power.runner.link import LinkBroken, exchange
+from a3s_power.service.suspects import KILLS
 from tests.support.api import PATIENCE_S, send_request, until
 from tests.support.engines import family_of, wait_until_gone
 
 ENDLESS = {"model": "m", "prompt": "forever"}
 
 
-def open_streams(api) -> int:
-    """What the scripted engine is busy with, asked on its own socket."""
+def told_by_engine(api) -> dict:
+    """What the scripted engine tells of itself, asked on its own socket."""
 
     async def ask():
         async for socket in anyio.Path(api.runtime_dir).glob("*/s.sock"):
             with suppress(LinkBroken):  # of an engine that is just gone, or not yet there
                 async with exchange(str(socket), "/open-streams") as reply:
-                    return json.loads(await reply.read())["count"]
-        return 0
+                    return json.loads(await reply.read())
+        return {"count": 0, "streams": 0, "tokenized": 0}
 
     return anyio.run(ask)
+
+
+def open_streams(api) -> int:
+    """What the scripted engine is busy with."""
+    return told_by_engine(api)["count"]
 
 
 def runner_pid(api) -> int:
@@ -105,6 +111,37 @@ def test_a_runner_that_dies_fails_its_request_and_the_next_one_gets_another(scri
         api.post("/api/generate", {"model": "m", "prompt": "say:anew", "stream": False}).json()["response"]
         == "anew"
     )
+
+
+def lose_a_runner_while_one_waits(api, held_by) -> str:
+    """The answer to the request that waited for room, until its runner was killed."""
+
+    def begin(prompt, **fields):
+        return send_request(
+            api, "/api/chat", {"model": "m", "messages": [{"role": "user", "content": prompt}], **fields}
+        )
+
+    holder = begin(held_by)
+    until(lambda: b"tok" in holder.recv(1 << 16))
+    waiting = begin("say:hi", stream=False)
+    until(lambda: told_by_engine(api)["tokenized"] == 2)
+    os.killpg(runner_pid(api), signal.SIGKILL)
+    answer = ""
+    while not answer.endswith("}"):
+        answer += waiting.recv(1 << 16).decode()
+    for connection in (holder, waiting):
+        connection.close()
+    return answer
+
+
+def test_requests_that_waited_for_room_have_no_part_in_a_runner_s_end(scripted):
+    """They are tried on the next runner, however often: only what was begun may have been the reason."""
+    api = scripted(OLLAMA_CONTEXT_LENGTH="64", A3S_POWER_KV_POOL="64")
+    for death in range(1, KILLS + 2):
+        answer = lose_a_runner_while_one_waits(api, held_by=f"stall:{death}")
+        assert answer.startswith("HTTP/1.1 200 "), answer
+        api.sdk.generate("m", keep_alive=0)
+        until(lambda: api.loaded() == [])
 
 
 def generated(api, prompt):

@@ -190,6 +190,19 @@ async def test_an_engine_that_dies_in_the_middle_is_told_as_such(short_tmp):
             await collect(runner.complete("die:2", ENDLESS))
 
 
+async def test_a_request_that_was_left_is_settled_when_no_slot_is_busy_with_it(short_tmp):
+    """Others that wait for the engine's first sign have no slot yet, and hide none that still works."""
+    async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
+        async with runner.complete("deaf:3", ENDLESS) as events:
+            await anext(events)
+        async with anyio.create_task_group() as group:
+            group.start_soon(collect, runner.complete("unheard", ENDLESS))
+            await anyio.wait_all_tasks_blocked()
+            await runner.settled()
+            assert await runner._slots() == []
+            group.cancel_scope.cancel()
+
+
 async def test_a_missing_openmp_runtime_is_found_before_the_first_start(short_tmp, monkeypatch):
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")

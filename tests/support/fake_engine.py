@@ -14,6 +14,10 @@ What it answers is told by the prompt (the last message of a chat):
     refuse:418    HTTP status 418 before any token      break:N     N tokens, then an error in the stream
     long:N        refused: N tokens do not fit
     raw:<json>    these server-sent events, a JSON list of objects, as they are
+    deaf:N        a token, then busy, whoever has left, until /slots was asked N times
+    unheard       no answer at all, not even a status, and no slot
+Tokens are words with the blanks before them. A prompt of tokens goes on with what is behind its first words, so
+that a reply can be continued from its own.
 Texts to be embedded give (characters or tokens, 3, 4), but for
     forever       no answer                             die         SIGKILL to itself
     refuse:418    HTTP status 418 for all of them       nan         a vector of no numbers
@@ -24,12 +28,13 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import struct
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 
 SWITCHES = json.loads(os.environ.get("LLAMA_ARG_FAKE", "{}"))
 
@@ -67,6 +72,27 @@ def tokens_of(prompt: str) -> Iterator[str]:
         yield prompt
 
 
+class Vocabulary:
+    """Every word that was seen, numbered as they come. What the engine says has numbers apart from what it is told."""
+
+    SAID = 1 << 20
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+
+    def number(self, word: str) -> int:
+        return self.words.setdefault(word, len(self.words))
+
+    def tokens(self, text: str) -> list[int]:
+        return [self.number(word) for word in re.findall(r"\s*\S+", text)]
+
+    def script(self, tokens: list[int]) -> tuple[str, int]:
+        """What the engine was told in a prompt, and how many tokens of the reply to it are there."""
+        words = list(self.words)
+        told = [words[token] for token in tokens if token < self.SAID]
+        return "".join(told), len(tokens) - len(told)
+
+
 def timings(count: int) -> dict:
     return {"cache_n": 2, "prompt_n": 5, "prompt_ms": 1.5, "predicted_n": count, "predicted_ms": 2.5}
 
@@ -80,6 +106,13 @@ class Engine:
     def __init__(self) -> None:
         self.healthy = False
         self.open_streams = 0
+        self.streams = 0
+        """That there ever were."""
+        self.vocabulary = Vocabulary()
+        self.tokenized = 0
+        self.looks = 0
+        """How often /slots was asked."""
+        self.looked = asyncio.Event()
 
     async def serve(self, path: str) -> None:
         server = await asyncio.start_unix_server(self.handle, path, limit=1 << 26)
@@ -110,13 +143,18 @@ class Engine:
         elif path == "/apply-template":
             writer.write(reply(200, {"prompt": body["messages"][-1]["content"]}))
         elif path == "/tokenize":
-            writer.write(reply(200, {"tokens": list(range(len(body["content"].split())))}))
+            self.tokenized += 1
+            writer.write(reply(200, {"tokens": self.vocabulary.tokens(body["content"])}))
         elif path == "/detokenize":
             writer.write(reply(200, {"content": " ".join(f"t{token}" for token in body["tokens"])}))
         elif path == "/slots":
+            self.looks += 1
+            self.looked.set()
+            self.looked = asyncio.Event()
             writer.write(reply(200, [{"is_processing": True, "id_task": 1}] * self.open_streams))
         elif path == "/open-streams":
-            writer.write(reply(200, {"count": self.open_streams}))
+            seen = {"count": self.open_streams, "streams": self.streams, "tokenized": self.tokenized}
+            writer.write(reply(200, seen))
         else:
             is_chat = "messages" in body
             prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
@@ -137,8 +175,15 @@ class Engine:
         data = [{"index": index, "embedding": vector(item)} for index, item in enumerate(inputs)]
         return writer.write(reply(200, {"data": data, "usage": {"prompt_tokens": 5 * len(inputs)}}))
 
-    async def generate(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
+    async def generate(
+        self, prompt: str | list[int], body: dict, is_chat: bool, writer: asyncio.StreamWriter
+    ) -> None:
+        said = 0
+        if isinstance(prompt, list):
+            prompt, said = self.vocabulary.script(prompt)
         verb, _, rest = prompt.partition(":")
+        if verb == "unheard":
+            await asyncio.Event().wait()
         if verb == "refuse":
             return writer.write(reply(int(rest), error(int(rest), "refused as told")))
         if verb == "long":
@@ -149,24 +194,30 @@ class Engine:
             writer.writelines(event(item) for item in json.loads(rest))
             return writer.write(b"0\r\n\r\n")
         self.open_streams += 1
+        self.streams += 1
         try:
-            await self.stream(prompt, body, is_chat, writer)
+            await self.stream(prompt, body, is_chat, writer, said)
         finally:
             self.open_streams -= 1
         return None
 
-    async def stream(self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter) -> None:
+    async def stream(
+        self, prompt: str, body: dict, is_chat: bool, writer: asyncio.StreamWriter, said: int
+    ) -> None:
         limit, count, verb = body.get("n_predict", -1), 0, prompt.partition(":")[0]
         start, rate = time.perf_counter(), int(prompt.split(":")[2]) if verb == "paced" else 0
         pause_s = int(prompt.split(":")[1]) / 1000 if verb == "drip" else 0
-        for token in tokens_of(prompt):
+        for token in islice(tokens_of(prompt), said, None):
             if count == limit:
                 break
             if pause_s:
                 await asyncio.sleep(pause_s)
             count += 1
             delta = {"choices": [{"delta": {"content": token}, "finish_reason": None}]}
-            writer.write(event(delta if is_chat else {"content": token, "stop": False}))
+            piece = {"content": token, "stop": False}
+            if body.get("return_tokens"):
+                piece |= {"tokens": [Vocabulary.SAID + self.vocabulary.number(token)], "tokens_predicted": count}
+            writer.write(event(delta if is_chat else piece))
             while rate and count > (time.perf_counter() - start) * rate:
                 await asyncio.sleep(0)  # one write for each token, as an engine does
             if count % 64 == 0 or verb != "chunks":
@@ -175,6 +226,11 @@ class Engine:
         if verb == "stall":
             await writer.drain()
             await asyncio.Event().wait()
+        if verb == "deaf":
+            await writer.drain()
+            until = self.looks + int(prompt.partition(":")[2])
+            while self.looks < until:
+                await self.looked.wait()
         if verb == "die":
             await writer.drain()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a3s_power.errors import LoadFailed, LoadFailure, RunnerLost
-from a3s_power.runner.failures import ending, load_failed, runner_lost, telling_line
+from a3s_power.errors import LoadFailed, LoadFailure
+from a3s_power.runner.failures import ending, how_lost, load_failed, telling_line
 
 STOPPED = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
 
@@ -72,9 +72,7 @@ def test_the_message_ends_with_what_to_try(words, advice):
     ],
 )  # fmt: skip
 def test_a_runner_that_is_lost_says_why_and_no_old_error_of_another_request(words, returncode, message):
-    failed = runner_lost(words, returncode, 1)
-    assert isinstance(failed, RunnerLost)
-    assert str(failed) == message
+    assert how_lost(words, returncode) == message
 
 
 @pytest.mark.parametrize(
@@ -110,4 +108,4 @@ def test_an_end_is_told_in_words(returncode, text):
 @given(st.text(), st.integers(-31, 255))
 def test_no_words_break_the_one_who_reads_them(words, returncode):
     assert str(load_failed(words, returncode))
-    assert str(runner_lost(words, returncode, 1)).startswith(STOPPED)
+    assert how_lost(words, returncode).startswith(STOPPED)

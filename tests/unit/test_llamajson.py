@@ -179,6 +179,34 @@ STREAMS = [
 ]  # fmt: skip
 
 
+LOST = {
+    "one token each": (
+        [text("a", tokens=[1], tokens_predicted=1), text("b", tokens=[2], tokens_predicted=2)],
+        [Text("a", (), (1,)), Text("b", (), (2,))],
+    ),
+    "a character of three": (
+        [text("a", tokens=[1], tokens_predicted=1), text("😀", tokens=[4], tokens_predicted=4)],
+        [Text("a", (), (1,)), Text("😀")],
+    ),
+    "one that may begin a stop sequence, and does not": (
+        [text("", tokens=[3], tokens_predicted=3), text("😀b", tokens=[4], tokens_predicted=4), text("c", tokens=[5], tokens_predicted=5)],
+        [Text(""), Text("😀b"), Text("c", (), (5,))],
+    ),
+    "one behind what may begin a stop sequence": (
+        [text("", tokens=[1], tokens_predicted=1), text("a😀", tokens=[4], tokens_predicted=4), text("b", tokens=[5], tokens_predicted=5)],
+        [Text("", (), (1,)), Text("a😀"), Text("b", (), (5,))],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("chunks", "expected"), LOST.values(), ids=LOST)
+def test_a_text_has_all_its_tokens_or_none(chunks, expected):
+    def parse(given, want_top):
+        return completion_events(given, want_top, tells_tokens=True)
+
+    assert told(parse, sse(*chunks, end())) == [*expected, Done(STOP, *MEASURED)]
+
+
 async def pieces(data, cuts):
     for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
         yield data[start:stop]

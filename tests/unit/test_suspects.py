@@ -2,7 +2,7 @@
 
 import pytest
 
-from a3s_power.errors import RunnerLost, Suspected
+from a3s_power.errors import RunnerGone, RunnerLost, Suspected
 from a3s_power.service.suspects import KILLS, MOST, REMEMBERED_S, Suspects
 
 
@@ -37,7 +37,7 @@ def is_served(suspects, request):
 
 
 def test_a_request_may_end_a_runner_once_but_not_for_ever(suspects):
-    for pid in range(KILLS):
+    for pid in range(1, KILLS + 1):
         assert is_served(suspects, "a")
         lose(suspects, "a", pid)
     assert not is_served(suspects, "a")
@@ -48,6 +48,14 @@ def test_several_at_the_same_runner_are_one_death(suspects):
     for _ in range(5):
         lose(suspects, "a", 7)
     assert is_served(suspects, "a")
+
+
+def test_who_never_reached_a_runner_is_not_blamed_for_its_end(suspects):
+    for pid in range(1, KILLS):
+        lose(suspects, "waited", pid)
+    with pytest.raises(RunnerGone), suspects.watching("waited"):
+        raise RunnerGone("gone", KILLS)
+    assert is_served(suspects, "waited")
 
 
 def test_it_is_forgotten_after_a_while_from_the_last_death(suspects, clock):
@@ -70,7 +78,7 @@ def test_other_errors_are_nobody_s_fault(suspects):
 
 
 def test_so_many_are_remembered_and_no_more(suspects):
-    for pid in range(KILLS):
+    for pid in range(1, KILLS + 1):
         lose(suspects, "the first", pid)
     for request in range(MOST):
         lose(suspects, request, 1)

@@ -3,7 +3,7 @@
 import re
 import signal
 
-from a3s_power.errors import LoadFailed, LoadFailure, RunnerLost
+from a3s_power.errors import LoadFailed, LoadFailure
 
 _OUT_OF_MEMORY = (
     r"out of memory|out of device memory|(cuda|hip)Malloc failed|failed to allocate|allocation failed|"
@@ -52,13 +52,13 @@ def load_failed(words: str, returncode: int) -> LoadFailed:
     return LoadFailed(message, reason)
 
 
-def runner_lost(words: str, returncode: int | None, pid: int, verdict: str = "") -> RunnerLost:
-    """The error for an engine that was lost while it served. `verdict` says why, if it was us who ended it."""
+def how_lost(words: str, returncode: int | None, verdict: str = "") -> str:
+    """What to tell of an engine that was lost while it served. `verdict` says why, if it was us who ended it."""
     reason = verdict or _first(_FATAL, words)  # plain errors in the log may be those of requests long answered
     if not reason and returncode is not None:
         reason = ending(returncode)
     message = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error"
-    return RunnerLost(f"{message}: {reason}" if reason else message, pid)
+    return f"{message}: {reason}" if reason else message
 
 
 def telling_line(words: str) -> str:

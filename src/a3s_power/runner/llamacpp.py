@@ -20,7 +20,7 @@ from anyio.abc import Process
 
 from a3s_power.devices import memory_of
 from a3s_power.environment import child_environment
-from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed, RunnerLost
+from a3s_power.errors import LoadFailed, LoadFailure, RunnerFailed, RunnerGone, RunnerLost
 from a3s_power.generation import Event
 from a3s_power.runner import failures, llamajson
 from a3s_power.runner.base import ChatPrompt, Embeddings, LoadSpec, Sampling
@@ -32,6 +32,8 @@ from a3s_power.runner.process import last_words, running
 _PREFIX, _LOCK = "a3s-", "lock"
 _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
 _HOST = Path(__file__).with_name("host.py")
+_UNREACHABLE = (ConnectionRefusedError, FileNotFoundError)
+"""To connect fails like this when the engine is gone."""
 POLL_S = 0.02
 SETTLE_S = 10.0
 """Longer than a batch takes, behind which the engine notices that nobody reads."""
@@ -242,12 +244,12 @@ class LlamaCppRunner:
     @asynccontextmanager
     async def _work(self, path: str, body: bytes) -> AsyncIterator[Reply]:
         """A `_stream` that takes a slot."""
-        self._open += 1
-        try:
-            async with self._stream(path, body, self._watch) as reply:
+        async with self._stream(path, body, self._watch) as reply:  # whose head comes when it has one
+            self._open += 1
+            try:
                 yield reply
-        finally:
-            self._open -= 1
+            finally:
+                self._open -= 1
 
     @asynccontextmanager
     async def _stream(self, path: str, body: bytes | None, watch: Watch | None = None) -> AsyncIterator[Reply]:
@@ -258,7 +260,7 @@ class LlamaCppRunner:
                     raise llamajson.refusal(reply.status, await reply.read())
                 yield reply
         except LinkBroken as exc:
-            raise await self._lost() from exc
+            raise await self._lost(RunnerGone if isinstance(exc.__cause__, _UNREACHABLE) else RunnerLost) from exc
 
     async def _call(self, path: str, body: Mapping[str, Any], key: str) -> Any:
         """One field of a small reply."""
@@ -281,11 +283,11 @@ class LlamaCppRunner:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise RunnerFailed(f"the engine's answer makes no sense: {exc}") from exc
 
-    async def _lost(self) -> RunnerLost:
+    async def _lost(self, kind: type[RunnerLost] = RunnerLost) -> RunnerLost:
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
         words = last_words(self._log) if self._last_words is None else self._last_words
-        return failures.runner_lost(words, self._process.returncode, self.pid, self._verdict)
+        return kind(failures.how_lost(words, self._process.returncode, self._verdict), self.pid)
 
 
 def remove_abandoned(runtime_dir: Path) -> None:

@@ -244,8 +244,13 @@ async def server_sent_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 async def completion_events(
     chunks: AsyncIterator[bytes], want_top: int | None, *, tells_tokens: bool = False
 ) -> AsyncIterator[Event]:
-    """The stream of /completion. With `tells_tokens`, a Text has its tokens, unless the engine has lost some."""
-    predicted = 0
+    """The stream of /completion.
+
+    With `tells_tokens`, each Text has its tokens, and those that have no text yet come without. Of a character
+    that took several tokens the engine tells only the last: a Text that ends with one, or goes on behind it, has
+    none at all.
+    """
+    predicted, is_whole = 0, True
     async for data in server_sent_data(chunks):
         chunk = _decode_completion(data)
         if chunk.error is not None:
@@ -254,11 +259,11 @@ async def completion_events(
             continue  # which has a token that is none
         logprobs = _logprobs(chunk.completion_probabilities, want_top)
         if tells_tokens:
-            # Of a character that took several tokens, the engine tells only the last.
-            is_whole = len(chunk.tokens) == chunk.tokens_predicted - predicted
+            is_whole = is_whole and len(chunk.tokens) == chunk.tokens_predicted - predicted
             predicted = chunk.tokens_predicted
             if chunk.content or chunk.tokens:
                 yield Text(chunk.content, logprobs, chunk.tokens if is_whole else ())
+            is_whole = is_whole or bool(chunk.content)
         elif chunk.content or logprobs:
             yield Text(chunk.content, logprobs)
         if chunk.stop:

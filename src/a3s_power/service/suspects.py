@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from a3s_power.errors import RunnerLost, Suspected
+from a3s_power.errors import RunnerGone, RunnerLost, Suspected
 
 KILLS = 2
 """Runners that a request may end; each time others lose theirs, too."""
@@ -25,8 +25,8 @@ class _Kills:
 class Suspects:
     """What was asked of runners when they were lost.
 
-    Nobody can tell which of the requests at a runner ended it, so all are suspected. An innocent one has to meet a
-    guilty one twice.
+    Nobody can tell which of the requests at a runner ended it, so all are suspected; not those that never got
+    there. An innocent one has to meet a guilty one twice.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,6 +40,8 @@ class Suspects:
             self._check(_digest(request))
         try:
             yield
+        except RunnerGone:
+            raise
         except RunnerLost as exc:
             self._blame(_digest(request), exc.pid)
             raise

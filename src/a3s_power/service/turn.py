@@ -114,26 +114,26 @@ class Turn:
         return await prompting.count(self.runner, self._card, draft)
 
     async def _begin(self, draft: Draft, stack: AsyncExitStack) -> Begun:
-        chat = self._chat_prompt(draft)
-        prompt = await self._render(draft) if chat is None or self._grammar else ""
+        chat, pool = self._chat_prompt(draft), self._lease.tokens
+        # How many tokens a picture takes nobody knows yet: with some, the engine keeps the limit where it can.
+        is_counted = self._is_limited or (pool is not None and not draft.images)
+        prompt = await self._render(draft) if chat is None or self._grammar or is_counted else ""
         frame = self._card.markup.frame(prompt, thinks=draft.think) if draft.text is None else None
         sampling = self._sampling(self._grammar.text(frame) if self._grammar else None)
-        pool, prompt_tokens = self._lease.tokens, 0
-        if self._is_limited or pool:
-            prompt_tokens = await self._count(draft)
-            sampling = _limited(sampling, prompt_tokens, self._num_ctx)
+        tokens = await self.runner.tokenize(prompt, special=True) if is_counted else []
+        if is_counted:
+            sampling = _limited(sampling, len(tokens) + prompting.IMAGE_TOKENS * len(draft.images), self._num_ctx)
         if chat is not None:
-            await self._reserve(draft, prompt_tokens, sampling, stack)
+            await self._reserve(draft, len(tokens), sampling, stack)
             events = await stack.enter_async_context(self.runner.chat(chat, sampling))
             return Begun(prompt, events, self._follower(draft, None), draft.is_truncated)
         if frame is not None and sampling.thinking_budget is not None:
-            await self._reserve(draft, prompt_tokens, sampling, stack)
+            await self._reserve(draft, len(tokens), sampling, stack)
             events = await self._completed_in_budget(draft, prompt, frame, sampling, stack)
         elif pool and _can_pause(draft, sampling):
-            tokens = await self.runner.tokenize(prompt, special=True)
             events = await in_steps(self.runner, pool, tokens, sampling, stack)
         else:
-            await self._reserve(draft, prompt_tokens, sampling, stack)
+            await self._reserve(draft, len(tokens), sampling, stack)
             events = await stack.enter_async_context(self.runner.complete(prompt, sampling, draft.images))
         reader = await self._reader(draft, prompt)
         return Begun(prompt, events, self._follower(draft, reader), draft.is_truncated)
@@ -142,7 +142,6 @@ class Turn:
         """All that the reply may come to take, in a pool that is too small for everybody's."""
         if (pool := self._lease.tokens) is None:
             return
-        # How many tokens a picture takes nobody knows yet.
         most = self._num_ctx if draft.images else prompt_tokens + (sampling.max_tokens or 0)
         await stack.enter_async_context(
             reserved(
@@ -254,6 +253,8 @@ class Turn:
                 return
             await thinking.aclose()
             yield Text(frame.closing)
+            if self._lease.tokens:  # reserved is room for one of the two, and the engine may still be at the first
+                await self.runner.settled()
             thoughts = "".join(said) + frame.closing
             spent = len(await self.runner.tokenize(thoughts))
             rest = self._behind_thoughts(sampling, spent)
@@ -291,7 +292,7 @@ def _can_pause(draft: Draft, sampling: Sampling) -> bool:
 
     Not what the engine keeps a state of: a grammar, pictures, dice that must fall as they did the last time.
     """
-    is_repeatable = sampling.options.seed >= 0 and sampling.options.temperature > 0
+    is_repeatable = sampling.options.seed != -1 and sampling.options.temperature > 0
     return not (draft.images or sampling.grammar or sampling.top_logprobs is not None or is_repeatable)
 
 
