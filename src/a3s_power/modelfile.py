@@ -294,7 +294,7 @@ def parse_parameters(texts: Iterable[tuple[str, Sequence[str]]]) -> Parameters:
 
 
 def _typed(name: str, given: Sequence[str]) -> object:
-    kind = _PARAMETER_KINDS.get(name)
+    kind = KINDS.get(name)
     if kind is None:
         raise InvalidModelfile(f"unknown parameter '{name}'")
     if kind is tuple:
@@ -322,4 +322,3 @@ _BOOLS = dict.fromkeys(["1", "t", "T", "TRUE", "true", "True"], True) | dict.fro
     ["0", "f", "F", "FALSE", "false", "False"], False
 )
 _READERS: dict[type, Callable[[str], object]] = {int: _int, float: _float, bool: _BOOLS.__getitem__}
-_PARAMETER_KINDS = KINDS | {"draft_num_predict": int}

@@ -26,6 +26,8 @@ class LoadOptions:
     use_mmap: bool | None = None
     num_thread: int = 0
     """Compute threads; 0 takes one for each physical core."""
+    draft_num_predict: int = 4
+    """Tokens that a model's draft guesses ahead, for it to check at once; 0 does without the draft."""
 
 
 @dataclass(frozen=True, slots=True)

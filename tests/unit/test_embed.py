@@ -209,7 +209,7 @@ def card(trained_ctx=512):
     """As much of one as a plan needs."""
     model = SimpleNamespace(model_path="/m", projector_paths=(), adapter_paths=(), parameters={})
     footprint = SimpleNamespace(trained_ctx=trained_ctx, kv_elements=1, weights=1, vocabulary=1, width=1)
-    return SimpleNamespace(model=model, capabilities=("embedding",), footprint=footprint)
+    return SimpleNamespace(model=model, capabilities=("embedding",), footprint=footprint, draft=None)
 
 
 @pytest.mark.parametrize(

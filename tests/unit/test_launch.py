@@ -6,16 +6,18 @@ import pytest
 import xllamacpp
 
 from a3s_power.environment import child_environment
-from a3s_power.runner.base import LoadSpec, Pooling
+from a3s_power.runner.base import Drafting, LoadSpec, Pooling
 from a3s_power.runner.cores import Cores
 from a3s_power.runner.host import _assign
 from a3s_power.runner.launch import BINARY, LIBRARY, binary_argv, engine_environment, library_params
 
 CORES = Cores(6, 700)
 PLAIN = LoadSpec("/m")
+DRAFTED = LoadSpec("/m", draft_path="/d/raft", draft_num_predict=4)
 RICH = LoadSpec(
     "/rich", ("/p",), ("/a", "/b"), num_ctx=1024, slots=3, kv_pool=2048, num_batch=64, num_gpu=7, main_gpu=1,
     devices=("CUDA1",), use_mmap=False, num_thread=5, kv_cache_type="q8_0", flash_attention=True, pooling=Pooling.LAST,
+    draft_path="/d", draft_num_predict=5, drafting=Drafting.MTP,
 )  # fmt: skip
 NO_MATTER = {"is_ctx_automatic"}  # to the engine: it says who chose, not what
 FIELDS = {field.name for field in dataclasses.fields(LoadSpec)} - NO_MATTER
@@ -27,9 +29,9 @@ def test_every_field_of_a_spec_has_its_row_in_both_tables():
 
 @pytest.mark.parametrize("name", sorted(FIELDS - {"slots", "num_ctx"}))
 def test_each_field_reaches_the_engine_by_its_own_row(name):
-    changed = dataclasses.replace(PLAIN, **{name: getattr(RICH, name)})
-    assert LIBRARY[name](changed) != LIBRARY[name](PLAIN)
-    assert BINARY[name](changed) != BINARY[name](PLAIN)
+    changed = dataclasses.replace(DRAFTED, **{name: getattr(RICH, name)})
+    assert LIBRARY[name](changed) != LIBRARY[name](DRAFTED)
+    assert BINARY[name](changed) != BINARY[name](DRAFTED)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,50 @@ def test_a_file_s_own_pooling_is_left_to_the_engine():
     assert BINARY["pooling"](spec) == ["--embedding"]
 
 
-@pytest.mark.parametrize("spec", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"mparams.path": "/d/raft", "n_max": 4, "n_gpu_layers": -1, "cache_type_k": "GGML_TYPE_F16"}),
+        ({"draft_num_predict": 9}, {"n_max": 9}),
+        ({"num_gpu": 0}, {"n_gpu_layers": 0}),                          # it lies where the model lies
+        ({"kv_cache_type": "q8_0"}, {"cache_type_k": "GGML_TYPE_Q8_0", "cache_type_v": "GGML_TYPE_Q8_0"}),
+        ({"num_thread": 3}, {"cpuparams.n_threads": 3, "cpuparams_batch.n_threads": 3}),
+        ({}, {"cpuparams.n_threads": CORES.threads}),                   # and not one for each logical core
+    ],
+)  # fmt: skip
+def test_a_draft_is_loaded_like_its_model(changes, expected):
+    params = library_params(dataclasses.replace(DRAFTED, **changes), CORES)
+    assert {f"speculative.draft.{name}": value for name, value in expected.items()}.items() <= params.items()
+
+
+@pytest.mark.parametrize("drafting", Drafting)
+def test_the_engine_knows_every_way_of_drafting(drafting):
+    params = library_params(dataclasses.replace(DRAFTED, drafting=drafting), CORES)
+    common = xllamacpp.CommonParams()
+    _assign(common, "speculative.types", params["speculative.types"])
+    assert [kind.name for kind in common.speculative.types] == params["speculative.types"]
+
+
+def test_without_a_draft_nothing_is_said_of_one():
+    assert not [name for name in library_params(PLAIN, CORES) if "speculative" in name]
+    assert not [arg for arg in binary_argv(PLAIN, "/s", CORES) if "spec" in arg]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"num_gpu": 0}, ["--spec-draft-ngl", "0"]),
+        ({"devices": ("CUDA0", "CUDA1")}, ["--spec-draft-device", "CUDA0,CUDA1"]),
+    ],
+)
+def test_a_draft_of_the_binary_lies_where_the_model_lies(changes, expected):
+    kv = ["--spec-draft-type-k", "f16", "--spec-draft-type-v", "f16"]
+    argv = BINARY["draft_path"](dataclasses.replace(DRAFTED, **changes))
+    assert argv == ["--spec-draft-model", "/d/raft", *kv, *expected]
+
+
+@pytest.mark.parametrize("spec", [PLAIN, RICH, DRAFTED], ids=["plain", "rich", "drafted"])
 def test_the_engine_knows_every_parameter_and_every_name_of_a_value(spec):
     common = xllamacpp.CommonParams()
     params = library_params(spec, CORES)
@@ -100,7 +145,8 @@ def test_the_engine_knows_every_parameter_and_every_name_of_a_value(spec):
         found = common
         for name in path.split("."):
             found = getattr(found, name)
-        assert getattr(found, "name", found) == value
+        members = [getattr(each, "name", each) for each in (found if isinstance(found, list) else [found])]
+        assert members == (value if isinstance(value, list) else [value])
 
 
 @pytest.mark.parametrize("kv_cache_type", ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
@@ -116,7 +162,9 @@ def test_a_spec_becomes_arguments_of_the_binary():
         "--parallel", "3", "--threads-http", "7", "--ctx-size", "2048", "--kv-unified",
         "--batch-size", "64", "--ubatch-size", "64", "--n-gpu-layers", "7", "--device", "CUDA1",
         "--no-mmap", "--threads", "5", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--flash-attn", "on",
-        "--embedding", "--pooling", "last",
+        "--embedding", "--pooling", "last", "--spec-draft-model", "/d", "--spec-draft-type-k", "q8_0",
+        "--spec-draft-type-v", "q8_0", "--spec-draft-ngl", "7", "--spec-draft-device", "CUDA1", "--spec-draft-n-max", "5",
+        "--spec-type", "draft-mtp",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a3s_power.runner.base import LoadSpec, Pooling
+from a3s_power.runner.base import Drafting, LoadSpec, Pooling
 from a3s_power.scheduler.measured import LAST_LOADS, MAX_FILE_BYTES, MAX_SPECS, Measurements
 from a3s_power.scheduler.placement import Need
 
@@ -24,7 +24,7 @@ def blob(seed, folder="/store/blobs"):
     return f"{folder}/sha256-{seed:064x}"
 
 
-SPEC = LoadSpec(blob(1), (blob(2),), (blob(3),), num_ctx=1024, slots=4)
+SPEC = LoadSpec(blob(1), (blob(2),), (blob(3),), num_ctx=1024, slots=4, draft_path=blob(4), draft_num_predict=4)
 
 
 @pytest.fixture
@@ -79,6 +79,9 @@ OTHER = {  # a value that differs from SPEC's, for each field that changes what 
     "kv_cache_type": "q8_0",
     "flash_attention": False,
     "pooling": Pooling.LAST,
+    "draft_path": None,
+    "draft_num_predict": 9,
+    "drafting": Drafting.MTP,
 }
 SAME = {  # changes that allocate nothing
     "num_ctx": {"num_ctx": 512, "kv_pool": SPEC.pool},
@@ -106,7 +109,12 @@ def test_it_is_decided_for_every_field_whether_it_counts():
 
 def test_a_store_that_moved_keeps_its_figures(seen):
     seen.record(SPEC, Need(3, 0))
-    moved = LoadSpec(blob(1, "/new"), (blob(2, "/new"),), (blob(3, "/new"),), num_ctx=1024, slots=4)
+    files = {
+        "projector_paths": (blob(2, "/new"),),
+        "adapter_paths": (blob(3, "/new"),),
+        "draft_path": blob(4, "/new"),
+    }
+    moved = replace(SPEC, model_path=blob(1, "/new"), **files)
     assert seen.of(moved) == Need(3, 0)
 
 
@@ -115,6 +123,7 @@ def test_a_store_that_moved_keeps_its_figures(seen):
     {"model_path": blob(1) + "-partial"},
     {"projector_paths": ("/models/mmproj.gguf",)},
     {"adapter_paths": (blob(3), "/models/lora.gguf")},
+    {"draft_path": "/models/draft.gguf"},
 ])  # fmt: skip
 def test_a_file_whose_bytes_its_name_does_not_tell_is_not_remembered(seen, files):
     spec = replace(SPEC, **files)

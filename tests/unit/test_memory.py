@@ -131,6 +131,16 @@ def test_what_lets_it_see_is_loaded_too(header, llama, projectors):
 
 
 @pytest.mark.parametrize(
+    "changes", [{}, {"slots": 3, "kv_pool": 5000}, {"kv_cache_type": "q8_0", "num_batch": 32}]
+)
+def test_a_draft_takes_weights_cells_and_buffers_of_its_own_where_it_is_loaded(header, llama, footprint, changes):
+    drafted, draft = Footprint.of(header(), draft=header(block_count=1)), footprint(block_count=1)
+    assert estimated(drafted, **changes) == estimated(llama, **changes)
+    whole = estimated(llama, **changes) + estimated(draft, **changes) - 64 * MIB  # of one process
+    assert estimated(drafted, draft_path="/d", draft_num_predict=4, **changes) == whole
+
+
+@pytest.mark.parametrize(
     ("trained", "tokens"),
     [(512, 512), (131072, 131072), (None, None), (0, None), (-1, None), ("many", None)],
 )

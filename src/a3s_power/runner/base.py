@@ -44,6 +44,17 @@ class Pooling(StrEnum):
     """The last token's: a causal model's has seen all the others."""
 
 
+class Drafting(StrEnum):
+    """How a draft comes to its guesses; its file decides."""
+
+    MODEL = "model"
+    """It is a model of its own, small and of the same vocabulary."""
+    MTP = "mtp"
+    """It is a head that was trained on the model's states, to tell several tokens ahead."""
+    EAGLE3 = "eagle3"
+    DFLASH = "dflash"
+
+
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
     """All that makes one loaded runner differ from another: its identity. Paths are absolute."""
@@ -70,6 +81,11 @@ class LoadSpec:
     flash_attention: bool | None = None
     pooling: Pooling | None = None
     """None does not embed."""
+    draft_path: str | None = None
+    """A model that guesses tokens ahead, which this one checks at once and writes as it would have anyway."""
+    draft_num_predict: int = 0
+    """Most tokens guessed at once; 0 without a draft."""
+    drafting: Drafting = Drafting.MODEL
 
     @property
     def pool(self) -> int:

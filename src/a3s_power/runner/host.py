@@ -53,7 +53,10 @@ def run_library(params: dict[str, Any], socket: Path) -> None:
 
 
 def _assign(common: object, path: str, value: object) -> None:
-    """Set `cpuparams.n_threads`; a string for an attribute that is an enum names one of its members."""
+    """Set `cpuparams.n_threads`; a string for an attribute that is an enum names one of its members.
+
+    So does each of a list of strings, for an attribute that has enums in a list.
+    """
     *parents, name = path.split(".")
     target = common
     for parent in parents:
@@ -61,6 +64,8 @@ def _assign(common: object, path: str, value: object) -> None:
     current = getattr(target, name)
     if isinstance(value, str) and hasattr(type(current), "__members__"):
         value = type(current)[value]
+    if isinstance(value, list) and current and hasattr(type(current[0]), "__members__"):
+        value = [type(current[0])[member] for member in value]
     setattr(target, name, value)
 
 

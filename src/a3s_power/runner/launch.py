@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from a3s_power.runner.base import LoadSpec, Pooling
+from a3s_power.runner.base import Drafting, LoadSpec, Pooling
 from a3s_power.runner.cores import Cores
 
 VERBOSITY = 2
@@ -21,6 +21,13 @@ _POOLING_PARAMS: Mapping[Pooling, Params] = {
     Pooling.LAST: {"pooling_type": "LLAMA_POOLING_TYPE_LAST"},
 }
 _POOLING_ARGV: Mapping[Pooling, list[str]] = {Pooling.FILE: [], Pooling.LAST: ["--pooling", "last"]}
+_SPECULATION: Mapping[Drafting, str] = {
+    Drafting.MODEL: "draft-simple",
+    Drafting.MTP: "draft-mtp",
+    Drafting.EAGLE3: "draft-eagle3",
+    Drafting.DFLASH: "draft-dflash",
+}
+"""As `--spec-type` calls them."""
 
 LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
     "model_path": lambda s: {"model.path": s.model_path},
@@ -43,6 +50,9 @@ LIBRARY: Mapping[str, Callable[[LoadSpec], Params]] = {
         "flash_attn_type": f"LLAMA_FLASH_ATTN_TYPE_{_on_off_auto(s.flash_attention, 'ENABLED', 'DISABLED')}"
     },
     "pooling": lambda s: {} if s.pooling is None else {"embedding": True, **_POOLING_PARAMS[s.pooling]},
+    "draft_path": lambda s: _draft_params(s, s.draft_path) if s.draft_path else {},
+    "draft_num_predict": lambda s: {"speculative.draft.n_max": s.draft_num_predict} if s.draft_path else {},
+    "drafting": lambda s: {"speculative.types": [_speculation_type(s.drafting)]} if s.draft_path else {},
 }
 """LoadSpec field → parameters of the engine inside `runner.host`."""
 
@@ -65,6 +75,9 @@ BINARY: Mapping[str, Callable[[LoadSpec], list[str]]] = {
     "kv_cache_type": lambda s: ["--cache-type-k", s.kv_cache_type, "--cache-type-v", s.kv_cache_type],
     "flash_attention": lambda s: ["--flash-attn", _on_off_auto(s.flash_attention, "on", "off").lower()],
     "pooling": lambda s: [] if s.pooling is None else ["--embedding", *_POOLING_ARGV[s.pooling]],
+    "draft_path": lambda s: _draft_argv(s, s.draft_path) if s.draft_path else [],
+    "draft_num_predict": lambda s: ["--spec-draft-n-max", str(s.draft_num_predict)] if s.draft_path else [],
+    "drafting": lambda s: ["--spec-type", _SPECULATION[s.drafting]] if s.draft_path else [],
 }
 """LoadSpec field → arguments of a `llama-server` binary."""
 
@@ -113,6 +126,34 @@ def engine_environment(cores: Cores) -> dict[str, str]:
 def with_threads(spec: LoadSpec, cores: Cores) -> LoadSpec:
     """With compute threads as asked for, else as the machine has them shared."""
     return spec if spec.num_thread else replace(spec, num_thread=cores.threads)
+
+
+def _draft_params(spec: LoadSpec, path: str) -> Params:
+    """Where and how the draft lies: as the model, which the engine's parser of arguments would see to."""
+    draft = "speculative.draft"
+    return {
+        f"{draft}.mparams.path": path,
+        f"{draft}.n_gpu_layers": spec.num_gpu,
+        f"{draft}.cpuparams.n_threads": spec.num_thread,
+        f"{draft}.cpuparams_batch.n_threads": spec.num_thread,
+        f"{draft}.cache_type_k": f"GGML_TYPE_{spec.kv_cache_type.upper()}",
+        f"{draft}.cache_type_v": f"GGML_TYPE_{spec.kv_cache_type.upper()}",
+    }
+
+
+def _draft_argv(spec: LoadSpec, path: str) -> list[str]:
+    """As `_draft_params`; its threads are the model's unless told."""
+    argv = ["--spec-draft-model", path]
+    argv += ["--spec-draft-type-k", spec.kv_cache_type, "--spec-draft-type-v", spec.kv_cache_type]
+    if spec.num_gpu >= 0:
+        argv += ["--spec-draft-ngl", str(spec.num_gpu)]
+    if spec.devices:
+        argv += ["--spec-draft-device", ",".join(spec.devices)]
+    return argv
+
+
+def _speculation_type(drafting: Drafting) -> str:
+    return f"COMMON_SPECULATIVE_TYPE_{_SPECULATION[drafting].replace('-', '_').upper()}"
 
 
 def _on_one_gpu(number: int) -> Params:

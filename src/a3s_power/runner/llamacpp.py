@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
 _HOST = Path(__file__).with_name("host.py")
 _UNREACHABLE = (ConnectionRefusedError, FileNotFoundError)
 """To connect fails like this when the engine is gone."""
+_OF_DRAFT = re.compile(r"failed to (?:load draft model|create MTP context)")
+_WHY_NO_DRAFT = re.compile(r"speculative decoding context: (.+)")
 POLL_S = 0.02
 SETTLE_S = 10.0
 """Longer than a batch takes, behind which the engine notices that nobody reads."""
@@ -80,7 +83,14 @@ class LlamaCppEngine:
             socket, log = str(Path(folder, "s.sock")), Path(folder, "log")  # the engine knows it by ".sock"
 
             async def ready(process: Process) -> None:
-                await self._ready(process, socket, log, on_progress)
+                try:
+                    await self._ready(process, socket, log, on_progress)
+                except LoadFailed as exc:
+                    if spec.draft_path and _OF_DRAFT.search(last_words(log)):
+                        raise LoadFailed(f"{exc}; the file is its draft {spec.draft_path}", exc.reason) from exc
+                    raise
+                if spec.draft_path and not await _is_drafting(socket):
+                    raise _draft_refused(spec.draft_path, last_words(log))
 
             cores = self.cores()
             ours = engine_environment(cores)
@@ -144,6 +154,27 @@ async def _is_healthy(socket: str) -> bool:
                 return reply.status == 200
     except (LinkBroken, TimeoutError):
         return False
+
+
+class _Slot(msgspec.Struct):
+    speculative: bool = True
+
+
+async def _is_drafting(socket: str) -> bool:
+    """False if the engine does without the draft that it was given: it tells nobody but its log."""
+    try:
+        with anyio.fail_after(HEALTH_TIMEOUT_S):
+            async with exchange(socket, "/slots") as reply:
+                slots = msgspec.json.decode(await reply.read(), type=list[_Slot]) if reply.status == 200 else []
+    except (LinkBroken, TimeoutError):
+        return True  # nobody knows
+    return all(slot.speculative for slot in slots)
+
+
+def _draft_refused(path: str, words: str) -> LoadFailed:
+    why = found[1] if (found := _WHY_NO_DRAFT.search(words)) else "the engine does not use it"
+    message = f"the draft {path} does not fit the model: {why}; the option draft_num_predict 0 does without it"
+    return LoadFailed(message, LoadFailure.OTHER)
 
 
 class LlamaCppRunner:

@@ -130,6 +130,7 @@ def _without_pool(spec: LoadSpec) -> LoadSpec:
         model_path=PurePath(spec.model_path).name,
         projector_paths=tuple(PurePath(path).name for path in spec.projector_paths),
         adapter_paths=tuple(PurePath(path).name for path in spec.adapter_paths),
+        draft_path=spec.draft_path and PurePath(spec.draft_path).name,
         num_ctx=0,
         is_ctx_automatic=False,
         kv_pool=0,
@@ -139,7 +140,7 @@ def _without_pool(spec: LoadSpec) -> LoadSpec:
 
 
 def _is_all_blobs(spec: LoadSpec) -> bool:
-    paths = (spec.model_path, *spec.projector_paths, *spec.adapter_paths)
+    paths = (spec.model_path, *spec.projector_paths, *spec.adapter_paths, *filter(None, (spec.draft_path,)))
     return all(_BLOB_NAME.fullmatch(PurePath(path).name) for path in paths)
 
 

@@ -39,9 +39,11 @@ class Footprint:
     """As `kv_elements`, in layers that keep only a window."""
     window: int = 0
     """Tokens."""
+    draft: "Footprint | None" = None
+    """Of the model that drafts for it."""
 
     @classmethod
-    def of(cls, gguf: GGUF, projectors: Sequence[GGUF] = ()) -> Self:
+    def of(cls, gguf: GGUF, projectors: Sequence[GGUF] = (), draft: GGUF | None = None) -> Self:
         """Reads the file if its layers differ, so not for the event loop."""
         kv_elements, window = _kv_elements(gguf), _int(gguf, "attention.sliding_window", 0)
         windowed = kv_elements - kv_elements // _SWA_PERIOD.get(gguf.architecture, 1) if window > 0 else 0
@@ -54,11 +56,21 @@ class Footprint:
             trained_ctx=gguf.context_length if (gguf.context_length or 0) > 0 else None,
             window_elements=windowed,
             window=window,
+            draft=None if draft is None else cls.of(draft),
         )
 
 
 def estimate(model: Footprint, spec: LoadSpec) -> Need:
     """What a runner will hold: weights, KV cells, compute buffers, the process itself.
+
+    A draft has a cell for each of the model's, and buffers of its own.
+    """
+    loaded = [model] if spec.draft_path is None or model.draft is None else [model, model.draft]
+    return Need(_PROCESS_BYTES, sum(_held(part, spec) for part in loaded))
+
+
+def _held(model: Footprint, spec: LoadSpec) -> int:
+    """Bytes of one model's weights, cells and buffers.
 
     The buffers were measured on small models to be about the widest activation of a batch, in float32, twice.
     """
@@ -66,7 +78,7 @@ def estimate(model: Footprint, spec: LoadSpec) -> Need:
     in_window = min(spec.pool, model.window * spec.slots + spec.num_batch)
     kv_bytes = math.ceil((spec.pool * model.kv_elements + in_window * model.window_elements) * bytes_each)
     compute_bytes = 4 * (model.vocabulary + 2 * spec.num_batch * model.width)
-    return Need(_PROCESS_BYTES, model.weights + kv_bytes + compute_bytes)
+    return model.weights + kv_bytes + compute_bytes
 
 
 def _kv_elements(gguf: GGUF) -> int:

@@ -33,6 +33,8 @@ class ModelCard:
     markup: Markup
     capabilities: tuple[str, ...]
     footprint: Footprint
+    draft: GGUF | None = None
+    """The header of the model that drafts for it."""
 
     @property
     def name(self) -> ModelName:
@@ -112,6 +114,7 @@ class Cards:
     def _make(self, model: Model) -> ModelCard:
         gguf = _header(model, model.model_path) if model.model_path else NO_HEADER
         projectors = tuple(_header(model, path) for path in model.projector_paths)
+        draft = _header(model, model.draft_path) if model.draft_path else None
         template = _go_template(model)
         config = model.config
         is_native = uses_chat_template(
@@ -132,9 +135,8 @@ class Cards:
             family=config.model_family,
         )
         used = None if is_native else template
-        return ModelCard(
-            model, gguf, projectors, used, _markup(model, gguf, used), found, Footprint.of(gguf, projectors)
-        )
+        markup, footprint = _markup(model, gguf, used), Footprint.of(gguf, projectors, draft)
+        return ModelCard(model, gguf, projectors, used, markup, found, footprint, draft)
 
 
 def _markup(model: Model, gguf: GGUF, template: GoTemplate | None) -> Markup:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from a3s_power.devices import logical_cores
 from a3s_power.errors import InvalidRequest
+from a3s_power.gguf import GGUF
 from a3s_power.names import ModelName
 from a3s_power.options import LoadOptions, SamplingOptions, merge
-from a3s_power.runner.base import LoadSpec, Pooling
+from a3s_power.runner.base import Drafting, LoadSpec, Pooling
 from a3s_power.scheduler.plans import COMFORTABLE_CTX, ModelPlan, Sizing
 from a3s_power.scheduler.scheduler import Scheduler
 from a3s_power.scheduler.slots import ANYBODY, Asked, Lease, Loaded, LoadPlan
@@ -21,6 +22,11 @@ MAX_BATCH = 2**14
 EMBEDDING_BATCH = 2048
 """Tokens; most embedding models must see a text in one batch."""
 MAX_LAYERS = 2**15 - 1
+MAX_DRAFT = 16
+"""Tokens. So many guesses in a row are hardly ever right; and the engine takes memory for what it is told."""
+
+_DRAFTING = {"eagle3": Drafting.EAGLE3, "dflash": Drafting.DFLASH, "gemma4-assistant": Drafting.MTP}
+"""Architecture of a draft → how it drafts, of those that are no models of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Loader:
         num_ctx = max(wanted or COMFORTABLE_CTX, MIN_VISION_CTX if "vision" in card.capabilities else MIN_CTX)
         if card.footprint.trained_ctx:
             num_ctx = min(num_ctx, card.footprint.trained_ctx)
-        return LoadSpec(
+        spec = LoadSpec(
             model_path=str(card.model.model_path),
             projector_paths=tuple(map(str, card.model.projector_paths)),
             adapter_paths=tuple(map(str, card.model.adapter_paths)),
@@ -92,6 +98,30 @@ class Loader:
             flash_attention=self._defaults.flash_attention,
             pooling=pooling,
         )
+        return _with_draft(spec, card, load.draft_num_predict)
+
+
+def _with_draft(spec: LoadSpec, card: ModelCard, wanted: int) -> LoadSpec:
+    """With the model's draft, unless it is to guess nothing.
+
+    Each slot's next token and all guesses after it must fit in one batch: else the engine aborts.
+    """
+    guesses = min(max(0, wanted), MAX_DRAFT)
+    if card.draft is None or not guesses:
+        return spec
+    return replace(
+        spec,
+        draft_path=str(card.model.draft_path),
+        draft_num_predict=guesses,
+        drafting=_drafting(card.draft),
+        num_batch=max(spec.num_batch, spec.slots * (1 + guesses)),
+    )
+
+
+def _drafting(draft: GGUF) -> Drafting:
+    heads = draft.arch("nextn_predict_layers", 0)
+    is_head = isinstance(heads, int) and heads > 0
+    return _DRAFTING.get(draft.architecture, Drafting.MTP if is_head else Drafting.MODEL)
 
 
 def _least_batch(card: ModelCard, pooling: Pooling | None) -> int:
