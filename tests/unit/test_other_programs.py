@@ -1,5 +1,6 @@
 """Where other programs keep models, in made-up homes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -50,6 +51,36 @@ def test_lm_studios_home_may_be_elsewhere(home, tmp_path):
 def test_a_pointer_to_nowhere_does_not_matter(pointer, home):
     put(home / ".lmstudio/models/me/Tiny-GGUF/Tiny-Q8_0.gguf")
     (home / ".lmstudio-home-pointer").write_bytes(pointer)
+    assert found(home, "lmstudio") == (["tiny:q8_0"], [])
+
+
+def test_lm_studio_may_keep_new_models_in_another_folder(home, tmp_path):
+    put(home / ".lmstudio/models/me/Old-GGUF/Old-Q8_0.gguf")
+    put(tmp_path / "big disk" / "me/New-GGUF/New-Q8_0.gguf")
+    (home / ".lmstudio/settings.json").write_text(
+        json.dumps({"language": "en", "downloadsFolder": f"{tmp_path / 'big disk'}"})
+    )
+    assert found(home, "lmstudio") == (["new:q8_0", "old:q8_0"], [])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"downloadsFolder": 3}',
+        b'{"downloadsFolder": ""}',
+        b'{"downloadsFolder": "."}',
+        b'{"downloadsFolder": "/nowhere"}',
+        b'{"downloadsFolder": "/\\u0000"}',
+        b"[" * 10_000,
+    ],
+)
+def test_settings_that_name_no_folder_do_not_matter(settings, home):
+    put(home / ".lmstudio/models/me/Tiny-GGUF/Tiny-Q8_0.gguf")
+    (home / ".lmstudio/settings.json").write_bytes(settings)
     assert found(home, "lmstudio") == (["tiny:q8_0"], [])
 
 

@@ -12,6 +12,8 @@ from os import DirEntry, scandir
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from a3s_power.cli.found_models import Collection, Finds
 from a3s_power.cli.gguf_sets import Problem, sort_out
 from a3s_power.cli.ollama_store import is_store, stored_models
@@ -23,6 +25,7 @@ OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 _MAX_DEPTH = 8  # folders within a place
 _MAX_ENTRIES = 100_000  # files and folders of one place
 _MAX_POINTER = 4096  # bytes
+_MAX_SETTINGS = 2**20
 _HUB_FOLDER = "models--*"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -68,13 +71,28 @@ def _expanded(text: str) -> Path:
 # ---- LM Studio ----
 
 
+class _LMStudioSettings(msgspec.Struct):
+    downloadsFolder: str = ""  # noqa: N815  its name in the file
+
+
 def _lm_studio_roots(home: Path, _environ: Environ) -> list[Path]:
-    roots = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
+    homes = [home / ".lmstudio", home / ".cache" / "lm-studio"]
     with suppress(OSError), (home / ".lmstudio-home-pointer").open("rb") as file:
         pointed = home / file.read(_MAX_POINTER).decode("utf-8", "replace").strip()
         if pointed != home and pointed.is_dir():
-            roots.insert(0, pointed / "models")
-    return roots
+            homes.insert(0, pointed)
+    return [*filter(None, map(_chosen_folder, homes)), *(each / "models" for each in homes)]
+
+
+def _chosen_folder(lm_studio: Path) -> Path | None:
+    """Where its user wants models instead. Those from before that stay in `models`."""
+    with (
+        suppress(OSError, msgspec.DecodeError, UnicodeDecodeError),
+        (lm_studio / "settings.json").open("rb") as file,
+    ):
+        folder = msgspec.json.decode(file.read(_MAX_SETTINGS), type=_LMStudioSettings).downloadsFolder
+        return Path(folder) if Path(folder).is_absolute() and Path(folder).is_dir() else None
+    return None
 
 
 def _lm_studio(source: str, root: Path) -> Finds:

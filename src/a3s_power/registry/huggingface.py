@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import msgspec
 
+from a3s_power.gguf import split_name
 from a3s_power.registry.errors import BadReply
 from a3s_power.registry.replies import place
 from a3s_power.registry.session import Ask, Session
 from a3s_power.units import MIB
 
 _MAX_LISTING = 8 * MIB  # about 300 bytes a file; repositories of quantizations have a few hundred
-_PART = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.ASCII)
 _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0")
 """For the tag `latest`; where a repository has none of them, its smallest model."""
 
@@ -88,8 +88,8 @@ def split_model(files: Iterable[RepoFile], tag: str) -> SplitModel | None:
             continue
         if "mmproj" in file.name.lower():
             projectors.append(file)
-        elif match := _PART.fullmatch(file.path):
-            sets[match["prefix"]].append(file)
+        elif shard := split_name(file.name):
+            sets[str(PurePosixPath(file.path).with_name(shard.prefix))].append(file)
     whole = {prefix: parts for prefix, parts in sets.items() if _is_whole(parts)}
     if (prefix := _chosen(whole, tag)) is None:
         return None
@@ -98,9 +98,8 @@ def split_model(files: Iterable[RepoFile], tag: str) -> SplitModel | None:
 
 def _is_whole(parts: Sequence[RepoFile]) -> bool:
     """Whether these, in the order of their names, are all that their names count up to, and more than one."""
-    matches = [match for part in parts if (match := _PART.fullmatch(part.path))]
-    numbers = [(int(match["index"]), int(match["count"])) for match in matches]
-    return len(parts) > 1 and numbers == [(index + 1, len(parts)) for index in range(len(parts))]
+    numbers = [(shard.index, shard.count) for part in parts if (shard := split_name(part.name))]
+    return len(parts) > 1 and numbers == [(index, len(parts)) for index in range(len(parts))]
 
 
 def _chosen(sets: dict[str, list[RepoFile]], tag: str) -> str | None:
