@@ -27,8 +27,10 @@ DEPRECATED_PARAMETERS = frozenset({
     "mirostat_eta",
 })  # fmt: skip
 
-_NOT_PARAMETERS = {"model", *COMMANDS}
-_SEMVER = re.compile(r"v?(\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)", re.ASCII)
+_NOT_PARAMETERS = {"model", *COMMANDS} - {"from", "parameter"}
+"""Names of commands. `PARAMETER system x` is one too, in Ollama's parser."""
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+_SEMVER = re.compile(rf"v?({_NUMBER}(\.{_NUMBER}(\.{_NUMBER}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)?)?)")
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _BLANKS = " \t\r\n"
 _BETWEEN_COMMANDS = re.compile(r"(?:[ \t\r\n]++|#[^\r\n]*+)*+")
@@ -68,8 +70,8 @@ def parse(data: bytes | str) -> tuple[Command, ...]:
 def serialise(commands: Iterable[Command]) -> str:
     """The text of a Modelfile, one command a line, quoted as `show --modelfile` quotes.
 
-    Reads back as the same commands, as far as the grammar can say them at all: a value that begins with a quote or
-    ends with a tab cannot be told from a quoted or padded one.
+    Reads back as the same commands, as far as the grammar can say them at all: three quotes at the end of a line
+    within a text would close it. Ollama quotes less, and reads back less.
     """
     return "".join(f"{_line(command)}\n" for command in commands)
 
@@ -81,13 +83,13 @@ def _line(command: Command) -> str:
         case "message":
             role, _, content = command.args.partition(": ")
             return f"MESSAGE {role} {_quote(content)}"
-        case name if name in COMMANDS:
+        case name if name in _NOT_PARAMETERS:
             return f"{name.upper()} {_quote(command.args)}"
     return f"PARAMETER {command.name} {_quote(command.args)}"
 
 
 def _quote(text: str) -> str:
-    if "\n" not in text and not text.startswith(" ") and not text.endswith(" "):
+    if text == text.strip(_BLANKS) and not text.startswith('"') and "\n" not in text and "\r" not in text:
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'
 

@@ -135,13 +135,16 @@ def test_time_grows_with_the_size_only(line):
         (Command("license", " x"), 'LICENSE " x"\n'),
         (Command("message", "user: hi: you "), 'MESSAGE user "hi: you "\n'),
         (Command("stop", "<|end|>"), "PARAMETER stop <|end|>\n"),
+        (Command("stop", '"'), 'PARAMETER stop """""""\n'),
+        (Command("system", "say\rFROM other"), 'SYSTEM "say\rFROM other"\n'),
+        (Command("system", "tab\t"), 'SYSTEM "tab\t"\n'),
     ],
 )
 def test_serialise(command, expected):
     assert serialise([command]) == expected
 
 
-texts = st.text(string.ascii_letters + " \n:#é{}", max_size=40)
+texts = st.text(string.ascii_letters + " \t\r\n:#é{}'\"", max_size=40).filter(lambda text: '"""' not in text)
 commands = st.one_of(
     st.builds(Command, st.sampled_from(["system", "template", "license", "stop", "top_k"]), texts),
     st.builds(
