@@ -107,6 +107,7 @@ def cached(hub, repository, *files, commit=COMMIT, main=None):
         ({"XDG_CACHE_HOME": "{home}/cache"}, "cache/huggingface/hub"),
         ({"XDG_CACHE_HOME": "/nowhere", "HF_HOME": "{home}/hf"}, "hf/hub"),
         ({"HF_HOME": "/nowhere", "HF_HUB_CACHE": "{home}/hub"}, "hub"),
+        ({"HUGGINGFACE_HUB_CACHE": "{home}/hub"}, "hub"),
     ],
 )
 def test_hugging_faces_cache_is_where_its_variables_say(environ, hub, home):
@@ -123,6 +124,15 @@ def test_of_several_snapshots_it_is_that_of_main(home):
     assert found(home, "huggingface") == (["tiny:q8_0"], [])
     (hub / "models--me--tiny/refs/main").write_text(OLDER)
     assert found(home, "huggingface") == (["tiny:f16"], [])
+
+
+def test_what_is_wrong_with_one_repository_hides_no_other(home):
+    hub = home / ".cache/huggingface/hub"
+    cached(hub, "me/tiny", "tiny-Q8_0.gguf")
+    cached(hub, "me/other", "other-F16.gguf")
+    (hub / "models--me--tiny/snapshots/.DS_Store").write_bytes(b"")
+    (hub / "models--me--stray").write_bytes(b"")
+    assert found(home, "huggingface") == (["other:f16", "tiny:q8_0"], [])
 
 
 @pytest.mark.parametrize("main", [None, "c" * 40, "../../../..", ""])

@@ -115,7 +115,7 @@ def _lm_studio(source: str, root: Path) -> Finds:
 
 
 def _hugging_face_roots(home: Path, environ: Environ) -> list[Path]:
-    if cache := environ.get("HF_HUB_CACHE"):
+    if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return [_expanded(cache)]
     cache = environ.get("XDG_CACHE_HOME") or str(home / ".cache")
     return [_expanded(environ.get("HF_HOME") or f"{cache}/huggingface") / "hub"]
@@ -125,11 +125,15 @@ def _hugging_face(source: str, root: Path) -> Finds:
     finds = Finds()
     for folder in sorted(islice(root.glob(_HUB_FOLDER), _MAX_ENTRIES)):
         if snapshot := _newest_snapshot(folder):
-            paths, problems = gguf_files(snapshot)
-            _, *publisher, repository = folder.name.split("--")
-            finds += _collected(source, snapshot, paths, "".join(publisher), repository)
-            finds += Finds(problems=tuple(problems))
+            finds += _looked_into(source, snapshot, _snapshot)
     return finds
+
+
+def _snapshot(source: str, root: Path) -> Finds:
+    paths, problems = gguf_files(root)
+    _, *publisher, repository = root.parent.parent.name.split("--")
+    finds = _collected(source, root, paths, "".join(publisher), repository)
+    return finds + Finds(problems=tuple(problems))
 
 
 def _newest_snapshot(folder: Path) -> Path | None:
@@ -140,7 +144,8 @@ def _newest_snapshot(folder: Path) -> Path | None:
         if _COMMIT.fullmatch(commit) and (snapshots / commit).is_dir():
             return snapshots / commit
     with suppress(OSError):
-        return max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+        folders = [path for path in snapshots.iterdir() if path.is_dir()]
+        return max(folders, key=lambda path: path.stat().st_mtime, default=None)
     return None
 
 
