@@ -185,6 +185,11 @@ class GGUF:
         return self.metadata.get("general.type") == "adapter"
 
     @property
+    def is_aid(self) -> bool:
+        """Whether it only helps to make or to steer a model: an importance matrix, a control vector."""
+        return self.metadata.get("general.type") == "imatrix" or self.architecture == "controlvector"
+
+    @property
     def is_projector(self) -> bool:
         """Whether it is the part of a model that sees or hears, by Ollama's rules (`server/create.go`)."""
         has_blocks = bool(self.arch("block_count"))

@@ -75,6 +75,29 @@ def test_a_folder_without_one_model_is_told_in_a_sentence(files, message, cli):
     assert failed.stderr == f"Error: {message.format(folder=cli.folder)}\n"
 
 
+@pytest.mark.parametrize("path", ["./missing.gguf", "~/missing.gguf", "/missing.gguf", "../loop", "/dev/null"])
+def test_a_path_to_no_file_is_told(path, cli, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (cli.folder / "Modelfile").write_text(f"FROM {path}")
+    failed = cli("create", "mine")
+    message = "/dev/null is no file" if path == "/dev/null" else f"{path}: no such file or folder"
+    assert (failed.returncode, failed.stderr) == (1, f"Error: {message}\n")
+
+
+def test_a_folder_s_files_may_have_any_name_and_lie_on_both_sides_of_it(cli, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    tiny_gguf(beside / os.fsdecode(b"caf\xe9.gguf"))
+    write_gguf(cli.folder / "mmproj-m.gguf", {"general.architecture": "clip", "clip.has_vision_encoder": True})
+    write_gguf(cli.folder / "imatrix.gguf", {"general.type": "imatrix"})
+    (cli.folder / "Modelfile").write_text("FROM ../beside\nFROM ./mmproj-m.gguf\n")
+    made = cli("create", "mine")
+    assert made.returncode == 0, made.stderr
+    (cli.folder / "Modelfile").write_text("FROM ./imatrix.gguf")
+    refused = cli("create", "mine")
+    assert refused.stderr.splitlines()[-1] == "Error: imatrix.gguf is no part of a model"
+
+
 class Stalled(BaseHTTPRequestHandler):
     """A server that takes no blob, and says nothing about it until the test is over."""
 

@@ -79,6 +79,8 @@ def _read(bench: Workbench, path: str, digest: str) -> Part:
         gguf = read_gguf(blobs.path(digest))
     except InvalidGGUF as exc:
         raise InvalidGGUF(f"{name}: {exc}") from exc
+    if gguf.is_aid:
+        raise InvalidRequest(f"{name} is no part of a model")
     blobs.touch(digest)
     return Part(Layer(_media_type(gguf), digest, size_bytes), gguf)
 

@@ -16,6 +16,8 @@ from a3s_power.modelfile import MAX_SIZE, Command, Description, describe, parse
 from a3s_power.names import ModelName
 from a3s_power.wire.ollama import CreateRequest, Message
 
+_PATHS = ("./", "../", "/", "~")
+
 
 def create(name: str, file: str | None, quantize: str | None, draft_quantize: str | None) -> None:
     """Make the model `name`. `file` is the Modelfile's path, `Modelfile` by default; without one, `FROM .`."""
@@ -50,6 +52,9 @@ def plan_of(description: Description, folder: Path) -> Plan:
     """
     sources = {text: _expanded(text, folder) for text in description.models}
     names = [text for text, path in sources.items() if not path.exists()]
+    for text in names:
+        if text.startswith(_PATHS):  # no model has such a name
+            raise InvalidModelfile(f"{text}: no such file or folder")
     files = [file for path in sources.values() if path.exists() for file in _files_at(path)]
     drafts = [file for text in description.drafts for file in _files_at(_expanded(text, folder))]
     adapters = [file for text in description.adapters for file in _files_at(_expanded(text, folder))]
@@ -87,6 +92,8 @@ def _files_at(path: Path) -> list[Path]:
     """The GGUF file, or those of a folder."""
     if path.is_dir():
         return files_of(path)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+        raise InvalidModelfile(f"{path} is no file")
     try:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"

@@ -17,6 +17,8 @@ class Kind(Enum):
     MODEL = auto()
     PROJECTOR = auto()
     ADAPTER = auto()
+    AID = auto()
+    """What models are made or steered with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ def look_at(path: Path) -> GGUFFile | Problem:
 
 
 def _kind(path: Path, gguf: GGUF) -> Kind:
+    if gguf.is_aid:
+        return Kind.AID
     if gguf.is_adapter:
         return Kind.ADAPTER
     return Kind.PROJECTOR if gguf.is_projector or path.name.startswith("mmproj") else Kind.MODEL

@@ -46,8 +46,11 @@ def upload_names(paths: Sequence[Path]) -> list[str]:
     """What the server is to call files: their paths from the folder that holds them all."""
     if not paths:
         return []
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    return [path.relative_to(root).as_posix() for path in paths]
+    plain = [Path(os.path.normpath(path)) for path in paths]  # without `..`, which no server takes
+    root = Path(os.path.commonpath([path.parent for path in plain]))
+    names = [os.fsencode(path.relative_to(root).as_posix()) for path in plain]
+    # The server takes no bytes that are no UTF-8, and no backslashes: it might be on Windows.
+    return [name.decode(errors="backslashreplace").replace("\\", "%") for name in names]
 
 
 def named(files: Sequence[SourceFile]) -> dict[str, SourceFile]:
