@@ -87,7 +87,7 @@ def _lm_studio_roots(home: Path, _environ: Environ) -> list[Path]:
 def _chosen_folder(lm_studio: Path) -> Path | None:
     """Where its user wants models instead. Those from before that stay in `models`."""
     with (
-        suppress(OSError, msgspec.DecodeError, UnicodeDecodeError),
+        suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError),
         (lm_studio / "settings.json").open("rb") as file,
     ):
         folder = msgspec.json.decode(file.read(_MAX_SETTINGS), type=_LMStudioSettings).downloadsFolder
