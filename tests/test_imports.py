@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ggml_types": (),
     "gguf": (*VOCABULARY, "ggml_types"),
     "store": (*VOCABULARY, "gguf"),
-    "registry": VOCABULARY,
+    "registry": (*VOCABULARY, "gguf"),                         # how a model's shards are named
     "grammar": VOCABULARY,                                     # no I/O
     "prompt": (*VOCABULARY, "gguf", "grammar"),                # no I/O
     "build": (*VOCABULARY, "gguf", "ggml_types", "devices", "prompt", "store"),
