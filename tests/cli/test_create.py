@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.support.api import tiny_gguf
+from tests.support.api import tiny_gguf, tiny_projector
 from tests.support.gguf_files import write_gguf
 from tests.support.split_gguf import part_files
 
@@ -35,11 +35,13 @@ def cli(scripted, tmp_path):
 
 def test_a_folder_becomes_a_model(cli):
     parts = part_files(
-        "m", {"general.architecture": "llama", "llama.block_count": 1}, {"a": bytes(64), "b": bytes(32)}
+        "m",
+        {"general.architecture": "llama", "llama.block_count": 1, "llama.embedding_length": 32},
+        {"a": bytes(64), "b": bytes(32)},
     )
     for name, data in parts.items():
         (cli.folder / name).write_bytes(data)
-    write_gguf(cli.folder / "mmproj-m.gguf", {"general.architecture": "clip", "clip.has_vision_encoder": True})
+    tiny_projector(cli.folder / "mmproj-m.gguf")
     (cli.folder / "README.md").write_text("# M")
     made = cli("create", "mine")  # without a Modelfile: FROM .
     assert made.returncode == 0, made.stderr
@@ -88,7 +90,7 @@ def test_a_folder_s_files_may_have_any_name_and_lie_on_both_sides_of_it(cli, tmp
     beside = tmp_path / "beside"
     beside.mkdir()
     tiny_gguf(beside / os.fsdecode(b"caf\xe9.gguf"))
-    write_gguf(cli.folder / "mmproj-m.gguf", {"general.architecture": "clip", "clip.has_vision_encoder": True})
+    tiny_projector(cli.folder / "mmproj-m.gguf")
     write_gguf(cli.folder / "imatrix.gguf", {"general.type": "imatrix"})
     (cli.folder / "Modelfile").write_text("FROM ../beside\nFROM ./mmproj-m.gguf\n")
     made = cli("create", "mine")

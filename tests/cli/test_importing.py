@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from a3s_power.cli import main, other_programs
-from tests.support.api import tiny_gguf
+from tests.support.api import tiny_gguf, tiny_projector
 from tests.support.gguf_files import write_gguf
 from tests.support.split_gguf import part_files
 
@@ -22,10 +22,10 @@ def home(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
     tiny_gguf(studio / "Tiny-1B-Q8_0.gguf")
     (studio / "Tiny-1B-F16.gguf").write_bytes(b"GGUF")
-    model = {"general.architecture": "llama", "llama.block_count": 1}
+    model = {"general.architecture": "llama", "llama.block_count": 1, "llama.embedding_length": 32}
     for name, data in part_files("Seer-Q4_K_M", model, {"a": bytes(64), "b": bytes(32)}).items():
         (snapshot / name).write_bytes(data)
-    write_gguf(snapshot / "mmproj-F16.gguf", {"general.architecture": "clip", "clip.has_vision_encoder": True})
+    tiny_projector(snapshot / "mmproj-F16.gguf")
     monkeypatch.setenv("HOME", str(home))
     for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -65,7 +65,7 @@ def test_without_a_name_it_lists_what_there_is(run, api, home):
     assert status == 0
     assert [line.split() for line in lines] == [
         ["NAME", "SIZE", "FROM", "HERE"],
-        ["seer:q4_k_m", "584", "B", "huggingface"],
+        ["seer:q4_k_m", "4.8", "KB", "huggingface"],
         ["tiny-1b:q8_0", "896", "B", "lmstudio"],
     ]
     assert complaints[0].startswith(DAMAGED.format(home=home))
@@ -122,7 +122,7 @@ def test_a_model_of_ollamas_store_comes_out_the_same(is_service, run, api, scrip
     """Our own stores are as Ollama's: what one server has made, another imports."""
     other = scripted()
     lora = write_gguf(tmp_path / "lora.gguf", {"general.architecture": "llama", "general.type": "adapter"})
-    seer = write_gguf(tmp_path / "mmproj.gguf", {"general.architecture": "clip", "clip.has_vision_encoder": True})
+    seer = tiny_projector(tmp_path / "mmproj.gguf")
     model = tiny_gguf(tmp_path / "model.gguf")
     request = {
         "model": "me/cat:v1", "stream": False,

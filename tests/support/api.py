@@ -93,6 +93,15 @@ def send_request(api: API, path: str, body: Any) -> socket.socket:
     return connection
 
 
+TINY_WIDTH = 32
+
+
+def tiny_projector(path: Path) -> Path:
+    """One that a model of `tiny_gguf` sees with, as far as headers tell."""
+    metadata = {"general.architecture": "clip", "clip.has_vision_encoder": True}
+    return write_gguf(path, metadata, {"mm.0.weight": TensorSpec((TINY_WIDTH, TINY_WIDTH))})
+
+
 def tiny_gguf(
     path: Path, *, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE, **more: Any
 ) -> Path:
@@ -101,11 +110,11 @@ def tiny_gguf(
         "general.architecture": architecture,
         "general.file_type": 0,
         f"{architecture}.context_length": 2048,
-        f"{architecture}.embedding_length": 32,
+        f"{architecture}.embedding_length": TINY_WIDTH,
         f"{architecture}.block_count": 1,
         f"{architecture}.attention.head_count": 4,
         "tokenizer.ggml.tokens": ["a", "b", "c"],
     }
     if chat_template is not None:
         metadata["tokenizer.chat_template"] = chat_template
-    return write_gguf(path, metadata | more, {"token_embd.weight": TensorSpec((32, 3))})
+    return write_gguf(path, metadata | more, {"token_embd.weight": TensorSpec((TINY_WIDTH, 3))})

@@ -10,6 +10,8 @@ from a3s_power.cli import create, uploading
 from a3s_power.client import Client, ClientError
 from a3s_power.errors import AppError, InvalidModelfile
 from a3s_power.modelfile import describe, parse
+from tests.support.api import tiny_gguf
+from tests.support.gguf_files import write_gguf
 
 GGUF = b"GGUF and more"
 DIGEST = f"sha256:{hashlib.sha256(GGUF).hexdigest()}"
@@ -67,6 +69,19 @@ def test_files_are_found_beside_the_modelfile(folder):
     assert paths_of(plan.adapters) == {"lora.gguf": folder / "lora.gguf"}
 
 
+def test_a_part_brings_the_others_and_a_folder_its_adapters(tmp_path):
+    parts = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        tiny_gguf(part)
+    (tmp_path / "loras").mkdir()
+    write_gguf(tmp_path / "loras/a.gguf", {"general.architecture": "llama", "general.type": "adapter"})
+    both = "\n".join(f"FROM ./{part.name}" for part in parts)
+    for lines in (f"FROM ./{parts[0].name}", both):
+        _, plan = planned(f"{lines}\nADAPTER loras", tmp_path)
+        assert paths_of(plan.files) == {part.name: part for part in parts}
+        assert paths_of(plan.adapters) == {"a.gguf": tmp_path / "loras/a.gguf"}
+
+
 def test_a_tilde_is_the_users_home(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     _, plan = planned("FROM ~/model.gguf", folder / "elsewhere")
@@ -95,6 +110,13 @@ def test_names_of_several_files_keep_what_tells_them_apart(tmp_path):
     assert uploading.upload_names([one]) == ["x.gguf"]
     assert uploading.upload_names([one, two]) == ["a/x.gguf", "b/x.gguf"]
     assert uploading.upload_names([]) == []
+
+
+def test_a_way_through_a_link_does_not_make_two_files_one(tmp_path):
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/deep")
+    paths = [tmp_path / "p.gguf", tmp_path / "link" / ".." / "p.gguf"]
+    assert uploading.upload_names(paths) == ["p.gguf", "far/p.gguf"]
 
 
 # ---- with a server ----
@@ -193,7 +215,7 @@ def test_what_to_quantise_to_is_the_servers_to_judge(folder, server):
 
 
 def test_several_files_are_one_step(folder, server, capsys):
-    files = {f"m-0000{n}-of-00003.gguf": b"GGUF" + bytes([n]) * n * 1_000_000 for n in (1, 2, 3)}
+    files = {f"{n}.gguf": b"GGUF" + bytes([n]) * n * 1_000_000 for n in (1, 2, 3)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     (folder / "Modelfile").write_text("".join(f"FROM ./{name}\n" for name in files))

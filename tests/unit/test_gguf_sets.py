@@ -4,12 +4,20 @@ import os
 
 import pytest
 
-from a3s_power.cli.gguf_sets import sort_out
+from a3s_power.cli.gguf_sets import parts_beside, sort_out
 from tests.support.gguf_files import TensorSpec, write_gguf
 
-MODEL = {"general.architecture": "llama", "llama.block_count": 1, "general.file_type": 7}
-PROJECTOR = {"general.architecture": "clip", "clip.has_vision_encoder": True}
+MODEL = {
+    "general.architecture": "llama",
+    "llama.block_count": 1,
+    "llama.embedding_length": 64,
+    "general.file_type": 7,
+}
+WIDER = MODEL | {"llama.embedding_length": 96}
+EMBEDDER = {"general.architecture": "bert", "bert.embedding_length": 64, "bert.pooling_type": 1}
+PROJECTOR = {"general.architecture": "clip", "clip.has_vision_encoder": True, "clip.vision.projection_dim": 96}
 ADAPTER = {"general.architecture": "llama", "general.type": "adapter"}
+TENSORS = {"v.blk.0.attn_q.weight": TensorSpec((96, 96)), "mm.2.weight": TensorSpec((32, 64))}
 HALF, FULL = {"general.file_type": 1}, {"general.file_type": 0}
 
 
@@ -20,7 +28,7 @@ def sorted_out(tmp_path, files):
         if isinstance(metadata, bytes):
             (tmp_path / name).write_bytes(metadata)
         else:
-            write_gguf(tmp_path / name, metadata, {"t": TensorSpec((32,))})
+            write_gguf(tmp_path / name, metadata, TENSORS)
     found = sort_out([tmp_path / name for name in files], tmp_path)
     models = [[str(file.path.relative_to(tmp_path)) for file in model.files] for model in found.models]
     return models, [str(problem).removeprefix(f"{tmp_path}/") for problem in found.problems]
@@ -46,6 +54,11 @@ PART = "m-Q8_0-0000{}-of-00002.gguf".format
         ({"x/a.gguf": MODEL, "x/p.gguf": PROJECTOR, "q.gguf": PROJECTOR}, [["x/a.gguf", "x/p.gguf"]]),
         ({"x/a.gguf": MODEL, "y/p.gguf": PROJECTOR}, [["x/a.gguf"]]),
         ({"p.gguf": PROJECTOR, "l.gguf": ADAPTER}, []),
+        (
+            {"a.gguf": MODEL, "e.gguf": EMBEDDER, "p.gguf": PROJECTOR, "w.gguf": WIDER},
+            [["a.gguf", "p.gguf"], ["e.gguf"], ["w.gguf"]],
+        ),
+        ({"x/a.gguf": WIDER, "p.gguf": PROJECTOR}, [["x/a.gguf"]]),
     ],
 )
 def test_what_belongs_together_is_one_model(files, models, tmp_path):
@@ -66,6 +79,13 @@ def test_what_is_damaged_or_incomplete_is_told_in_a_line(files, models, problem,
     assert found == models
     assert len(problems) == 1
     assert problems[0].startswith(problem)
+
+
+def test_the_parts_of_a_model_are_those_of_its_name(tmp_path):
+    for name in [PART(1), PART(2), "m-Q8_0-00001-of-00003.gguf", "n-Q8_0-00002-of-00002.gguf", "m-Q8_0.gguf"]:
+        (tmp_path / name).touch()
+    assert parts_beside(tmp_path / PART(2)) == [tmp_path / PART(1), tmp_path / PART(2)]
+    assert parts_beside(tmp_path / "m-Q8_0.gguf") == []
 
 
 def test_what_cannot_be_opened_keeps_nobody_waiting(tmp_path):

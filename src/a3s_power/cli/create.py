@@ -1,13 +1,13 @@
 """`create`: a Modelfile and the files that it names become a model on the server."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from msgspec import structs
 
-from a3s_power.cli.model_folder import TO_CONVERT, files_of
+from a3s_power.cli.model_folder import TO_CONVERT, adapters_of, files_of, parts_of
 from a3s_power.cli.progress import reporting
 from a3s_power.cli.target import connected
 from a3s_power.cli.uploading import Plan, SourceFile, make, named
@@ -55,9 +55,9 @@ def plan_of(description: Description, folder: Path) -> Plan:
     for text in names:
         if text.startswith(_PATHS):  # no model has such a name
             raise InvalidModelfile(f"{text}: no such file or folder")
-    files = [file for path in sources.values() if path.exists() for file in _files_at(path)]
-    drafts = [file for text in description.drafts for file in _files_at(_expanded(text, folder))]
-    adapters = [file for text in description.adapters for file in _files_at(_expanded(text, folder))]
+    files = _files_at([path for path in sources.values() if path.exists()], files_of)
+    drafts = _files_at([_expanded(text, folder) for text in description.drafts], files_of)
+    adapters = _files_at([_expanded(text, folder) for text in description.adapters], adapters_of)
     for draft in drafts:
         if draft.resolve() in [file.resolve() for file in files]:
             raise InvalidModelfile(f"DRAFT must not reference the same local path as FROM: {draft}")
@@ -88,10 +88,13 @@ def _expanded(text: str, folder: Path) -> Path:
         raise InvalidModelfile(f"failed to find user '{user}'") from exc
 
 
-def _files_at(path: Path) -> list[Path]:
-    """The GGUF file, or those of a folder."""
-    if path.is_dir():
-        return files_of(path)
+def _files_at(paths: Iterable[Path], of_folder: Callable[[Path], list[Path]]) -> list[Path]:
+    """GGUF files: each with its parts, of folders what `of_folder` says, none twice."""
+    groups = (of_folder(path) if path.is_dir() else _parts_of(path) for path in paths)
+    return list(dict.fromkeys(file for group in groups for file in group))
+
+
+def _parts_of(path: Path) -> list[Path]:
     if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
         raise InvalidModelfile(f"{path} is no file")
     try:
@@ -101,4 +104,4 @@ def _files_at(path: Path) -> list[Path]:
         raise InvalidModelfile(f"{path}: {exc.strerror}") from exc
     if not is_gguf:
         raise InvalidModelfile(f"{path} is not a GGUF file; it {TO_CONVERT}")
-    return [path]
+    return parts_of(path)

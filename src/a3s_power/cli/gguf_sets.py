@@ -10,6 +10,7 @@ from pathlib import Path
 from a3s_power.errors import InvalidGGUF
 from a3s_power.gguf import GGUF, SplitName, read_gguf, split_name
 
+_ENCODER_BLOCKS = ("v.blk.", "a.blk.")
 _SUFFIX = re.compile(r"\.gguf$", re.IGNORECASE)
 
 
@@ -32,6 +33,8 @@ class GGUFFile:
     size_bytes: int
     identity: tuple[int, int]
     """The same for all links to it."""
+    widths: frozenset[int] = frozenset()
+    """Of a model's embedding; of a projector, which writes in that of its model, those that it can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Sorted:
     """What GGUF files turn out to be."""
 
     models: tuple[GGUFSet, ...]
+    projectors: tuple[GGUFFile, ...]
     adapters: tuple[GGUFFile, ...]
     problems: tuple[Problem, ...]
 
@@ -80,8 +84,8 @@ class Sorted:
 def sort_out(paths: Iterable[Path], root: Path) -> Sorted:
     """Which models the GGUF files `paths` make. Blocks: it reads every header.
 
-    A projector goes with the models in its own folder; one in `root`, the folder of them all, with those that have
-    none of their own.
+    A projector goes with the models of its width in its own folder; one in `root`, the folder of them all, with
+    those that have none of their own.
     """
     sets: dict[tuple[Path, str, int], list[GGUFFile | Problem]] = {}
     for path in sorted(paths):
@@ -98,9 +102,19 @@ def sort_out(paths: Iterable[Path], root: Path) -> Sorted:
         elif not damaged:
             found[files[0].kind].append(files)
     projectors = [files[0] for files in found[Kind.PROJECTOR]]
-    models = (GGUFSet(parts, _projector_of(parts[0].path.parent, projectors, root)) for parts in found[Kind.MODEL])
+    models = (GGUFSet(parts, _projector_of(parts[0], projectors, root)) for parts in found[Kind.MODEL])
     adapters = (file for files in found[Kind.ADAPTER] for file in files)
-    return Sorted(tuple(models), tuple(adapters), tuple(problems))
+    return Sorted(tuple(models), tuple(projectors), tuple(adapters), tuple(problems))
+
+
+def parts_beside(path: Path) -> list[Path]:
+    """Of a file whose name says that it is one of several, those that lie there, itself among them; else none."""
+    if (split := split_name(path.name)) is None:
+        return []
+    names = ((beside, split_name(beside.name)) for beside in path.parent.iterdir())
+    return sorted(
+        beside for beside, name in names if name and (name.prefix, name.count) == (split.prefix, split.count)
+    )
 
 
 def look_at(path: Path) -> GGUFFile | Problem:
@@ -114,7 +128,8 @@ def look_at(path: Path) -> GGUFFile | Problem:
         return Problem(path, str(exc))
     except OSError as exc:
         return Problem(path, exc.strerror or str(exc))
-    return GGUFFile(path, _kind(path, gguf), gguf.file_type_name, status.st_size, (status.st_dev, status.st_ino))
+    kind, identity = _kind(path, gguf), (status.st_dev, status.st_ino)
+    return GGUFFile(path, kind, gguf.file_type_name, status.st_size, identity, _widths(kind, gguf))
 
 
 def _kind(path: Path, gguf: GGUF) -> Kind:
@@ -125,6 +140,19 @@ def _kind(path: Path, gguf: GGUF) -> Kind:
     return Kind.PROJECTOR if gguf.is_projector or path.name.startswith("mmproj") else Kind.MODEL
 
 
+def _widths(kind: Kind, gguf: GGUF) -> frozenset[int]:
+    """None for a model that only embeds: it neither sees nor hears.
+
+    A projector's own word is not enough: `projection_dim` is its encoder's width in files of LLaVA's time. What it
+    writes is the width of a tensor, whose name depends on the projector's type, after the encoder's blocks.
+    """
+    if kind is Kind.PROJECTOR:
+        last = (tensor for tensor in gguf.tensors if not tensor.name.startswith(_ENCODER_BLOCKS))
+        return frozenset(width for tensor in last for width in tensor.shape)
+    is_embedder = gguf.arch("pooling_type") is not None
+    return frozenset() if is_embedder or not gguf.embedding_length else frozenset({gguf.embedding_length})
+
+
 def _incomplete(parts: Sequence[GGUFFile], count: int) -> str:
     if count == 1:
         return ""
@@ -133,10 +161,11 @@ def _incomplete(parts: Sequence[GGUFFile], count: int) -> str:
     return f"only {len(here)} of its {count} parts are here" if len(here) < count else ""
 
 
-def _projector_of(folder: Path, projectors: Sequence[GGUFFile], root: Path) -> GGUFFile | None:
+def _projector_of(model: GGUFFile, projectors: Sequence[GGUFFile], root: Path) -> GGUFFile | None:
     """In half precision if there is a choice."""
-    for place in (folder, root):
-        beside = [file for file in projectors if file.path.parent == place]
+    fitting = [file for file in projectors if file.widths & model.widths]
+    for place in (model.path.parent, root):
+        beside = [file for file in fitting if file.path.parent == place]
         if beside:
             return min(beside, key=lambda file: (file.quantization != "F16", file.path))
     return None

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from os.path import realpath
 from pathlib import Path
 
-from a3s_power.cli import ollama_store, output
+from a3s_power.cli import ollama_store, output, uploading
 from a3s_power.cli.found_models import FoundModel, named
 from a3s_power.cli.gguf_sets import GGUFSet
 from a3s_power.cli.other_programs import PROGRAMS, find
 from a3s_power.cli.progress import reporting
 from a3s_power.cli.target import connected
-from a3s_power.cli.uploading import Plan, SourceFile, make, upload_names
+from a3s_power.cli.uploading import Plan, SourceFile, make
 from a3s_power.client import Client, ServerUnreachable
 from a3s_power.errors import AppError
 from a3s_power.units import human_bytes
@@ -114,9 +114,8 @@ def plan_of(content: GGUFSet | ollama_store.StoredModel) -> Plan:
     """What is to be sent. Blocks. Raises DamagedModel."""
     if isinstance(content, ollama_store.StoredModel):
         return ollama_store.plan_of(content)
-    paths = [file.path for file in content.files]
-    files = [SourceFile(path, _digest_of(path)) for path in paths]
-    return Plan(CreateRequest(), files=dict(zip(upload_names(paths), files, strict=True)))
+    files = [SourceFile(file.path, _digest_of(file.path)) for file in content.files]
+    return Plan(CreateRequest(), files=uploading.named(files))
 
 
 def _digest_of(path: Path) -> str:

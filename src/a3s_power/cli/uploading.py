@@ -46,7 +46,7 @@ def upload_names(paths: Sequence[Path]) -> list[str]:
     """What the server is to call files: their paths from the folder that holds them all."""
     if not paths:
         return []
-    plain = [Path(os.path.normpath(path)) for path in paths]  # without `..`, which no server takes
+    plain = [Path(os.path.realpath(path.parent), path.name) for path in paths]  # no server takes `..`
     root = Path(os.path.commonpath([path.parent for path in plain]))
     names = [os.fsencode(path.relative_to(root).as_posix()) for path in plain]
     # The server takes no bytes that are no UTF-8, and no backslashes: it might be on Windows.
