@@ -6,7 +6,8 @@ import pytest
 
 from a3s_power.cli.found_models import Collection, Finds, named
 from a3s_power.cli.gguf_sets import GGUFFile, GGUFSet, Kind
-from a3s_power.cli.ollama_store import StoredModel
+from a3s_power.cli.ollama_store import Blob, StoredModel
+from a3s_power.cli.uploading import SourceFile
 from a3s_power.names import ModelName
 
 
@@ -18,8 +19,12 @@ def collection(*files, publisher="", repository="", folder="/models/things", qua
     return Collection("here", Path(folder), tuple(models), publisher, repository)
 
 
+def stored_model(name, digest="sha256:1"):
+    return StoredModel(ModelName.parse(name), (Blob("model", SourceFile(Path("/blobs"), digest), 1),))
+
+
 def names_of(*collections, stored=()):
-    models = tuple(("ollama", StoredModel(ModelName.parse(name), ())) for name in stored)
+    models = tuple(("ollama", stored_model(*model.split("@"))) for model in stored)
     return [model.name.display for model in named(Finds(tuple(collections), models))]
 
 
@@ -82,6 +87,10 @@ def test_a_name_that_a_store_has_given_is_kept():
     plain = collection("m.gguf")
     assert names_of(plain, stored=["m", "hf.co/user/m:Q8_0"]) == ["hf.co/user/m:Q8_0", "m:latest", "m:latest-2"]
     assert names_of(stored=["M", "m"]) == ["M:latest", "m:latest-2"]
+
+
+def test_a_store_that_was_found_twice_holds_each_model_once():
+    assert names_of(stored=["m", "n", "m", "m@sha256:2"]) == ["m:latest", "m:latest-2", "n:latest"]
 
 
 def test_a_file_in_two_folders_is_one_model():

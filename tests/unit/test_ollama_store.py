@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import msgspec
 import pytest
@@ -60,8 +61,20 @@ def test_models_have_the_names_of_their_manifests(store):
     store.manifest("hf.co/user/repo-GGUF/Q8_0", ("model", "GGUF"))
     store.manifest("registry.ollama.ai/library/llama3.2/.DS_Store", ("model", "GGUF"))
     (store.root / "manifests/README").touch()
+    (store.root / "manifests/a/b/c/d").mkdir(parents=True)
+    (store.root / "manifests/a/b/c/d/e").touch()
     assert is_store(store.root)
     assert store.found() == (["hf.co/user/repo-GGUF:Q8_0", "llama3.2:latest", "me/Mine:v1"], [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_what_may_not_be_looked_into_is_told(store):
+    store.manifest("registry.ollama.ai/library/m/latest", ("model", "GGUF"))
+    (store.root / "manifests/hf.co").mkdir(mode=0)
+    try:
+        assert store.found() == (["m:latest"], ["Permission denied"])
+    finally:
+        (store.root / "manifests/hf.co").chmod(0o700)
 
 
 def test_everything_of_a_model_goes_into_its_request(store):

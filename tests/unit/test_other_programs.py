@@ -117,13 +117,18 @@ def test_hugging_faces_cache_is_where_its_variables_say(environ, hub, home):
     assert found(home, "huggingface", **environ) == (["gpt2:f32", "tiny:f16", "tiny:q8_0"], [])
 
 
-def test_of_several_snapshots_it_is_that_of_main(home):
+def snapshots_of(home):
+    finds = other_programs.find(["huggingface"], home, {})
+    return {model.name.display: model.content.parts[0].path.parent.name for model in named(finds)}
+
+
+def test_of_several_snapshots_main_comes_first_and_older_ones_have_the_rest(home):
     hub = home / ".cache/huggingface/hub"
-    cached(hub, "me/tiny", "tiny-F16.gguf", commit=OLDER)
-    cached(hub, "me/tiny", "tiny-Q8_0.gguf", commit=COMMIT, main=COMMIT)
-    assert found(home, "huggingface") == (["tiny:q8_0"], [])
+    cached(hub, "me/tiny", "tiny-F16.gguf", "tiny-Q4_0.gguf", commit=OLDER)
+    cached(hub, "me/tiny", "tiny-Q8_0.gguf", "tiny-Q4_0.gguf", commit=COMMIT, main=COMMIT)
+    assert snapshots_of(home) == {"tiny:f16": OLDER, "tiny:q4_0": COMMIT, "tiny:q8_0": COMMIT}
     (hub / "models--me--tiny/refs/main").write_text(OLDER)
-    assert found(home, "huggingface") == (["tiny:f16"], [])
+    assert snapshots_of(home) == {"tiny:f16": OLDER, "tiny:q4_0": OLDER, "tiny:q8_0": COMMIT}
 
 
 def test_what_is_wrong_with_one_repository_hides_no_other(home):
@@ -136,12 +141,12 @@ def test_what_is_wrong_with_one_repository_hides_no_other(home):
 
 
 @pytest.mark.parametrize("main", [None, "c" * 40, "../../../..", ""])
-def test_without_a_main_it_is_the_snapshot_that_changed_last(main, home):
+def test_without_a_main_the_snapshot_that_changed_last_comes_first(main, home):
     hub = home / ".cache/huggingface/hub"
-    cached(hub, "me/tiny", "tiny-F16.gguf", commit=OLDER, main=main)
+    cached(hub, "me/tiny", "tiny-Q8_0.gguf", commit=OLDER, main=main)
     cached(hub, "me/tiny", "tiny-Q8_0.gguf", commit=COMMIT)
     os.utime(hub / "models--me--tiny/snapshots" / OLDER, (1, 1))
-    assert found(home, "huggingface") == (["tiny:q8_0"], [])
+    assert snapshots_of(home) == {"tiny:q8_0": COMMIT}
 
 
 # ---- folders ----
@@ -151,6 +156,7 @@ def test_a_folder_is_looked_through_to_its_bottom(home, tmp_path):
     put(tmp_path / "a/b/c/Deep-Q8_0.GGUF")
     put(tmp_path / "a/Flat-Q8_0.gguf")
     (tmp_path / "a/notes.txt").write_text("GGUF")
+    (tmp_path / "a/._Flat-Q8_0.gguf").write_bytes(b"\0\5\x16\7")
     assert found(home, str(tmp_path / "a")) == (["deep:q8_0", "flat:q8_0"], [])
 
 

@@ -59,10 +59,15 @@ class FoundModel:
 
 
 def named(finds: Finds) -> list[FoundModel]:
-    """Every model, in order of name. A file that links bring into several folders is one model."""
+    """Every model, in order of name. One that was found in several ways is one model."""
     taken: set[str] = set()
-    models = [FoundModel(_free(_numbered(stored.name), taken), source, stored) for source, stored in finds.stored]
     seen: set[object] = set()
+    models = []
+    for source, stored in finds.stored:
+        manifest = stored.name, tuple(blob.file.digest for blob in stored.blobs)
+        if manifest not in seen:
+            seen.add(manifest)
+            models.append(FoundModel(_free(_numbered(stored.name), taken), source, stored))
     for collection in finds.collections:
         for model, choices in _choices(collection):
             if (identity := model.parts[0].identity) not in seen:

@@ -1,7 +1,9 @@
 """Another Ollama's store: its models as they are, taken apart into what a create request says."""
 
 import hashlib
+import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,7 @@ from a3s_power.wire.ollama import CreateRequest, Message
 T = TypeVar("T")
 
 _MAX_MODELS = 10_000
+_MANIFEST_DEPTH = 3  # folders: a host, a namespace, a model
 _MAX_TEXT = 32 * 2**20  # bytes of a manifest or of a layer that is text
 _TYPE = "application/vnd.ollama.image."
 _CONFIG = "application/vnd.docker.container.image."
@@ -81,15 +84,28 @@ def stored_models(root: Path) -> tuple[list[StoredModel], list[Problem]]:
 
     Blocks; reads the manifests only. Raises OSError if it may not look into the store.
     """
-    next((root / "manifests").iterdir(), None)  # glob would pass over what may not be read
-    models, problems = [], []
-    for path in sorted(islice((root / "manifests").glob("*/*/*/*"), _MAX_MODELS)):
+    next((root / "manifests").iterdir(), None)
+    models: list[StoredModel] = []
+    problems: list[Problem] = []
+
+    def unreadable(exc: OSError) -> None:
+        problems.append(Problem(Path(exc.filename), exc.strerror or str(exc)))
+
+    for path in sorted(islice(_manifests(root / "manifests", unreadable), _MAX_MODELS)):
         try:
             if model := _model(root, path):
                 models.append(model)
         except DamagedModel as exc:
             problems.append(Problem(path, str(exc)))
     return models, problems
+
+
+def _manifests(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[Path]:
+    """`<host>/<namespace>/<model>/<tag>`."""
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        if len(Path(place).relative_to(folder).parts) == _MANIFEST_DEPTH:
+            folders.clear()
+            yield from (Path(place, name) for name in files)
 
 
 def plan_of(model: StoredModel) -> Plan:

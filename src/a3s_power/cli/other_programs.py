@@ -4,9 +4,9 @@ The layouts are theirs: `models/<publisher>/<repository>/` in LM Studio,
 `models--<publisher>--<repository>/snapshots/<commit>/` in huggingface_hub.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from os import DirEntry, scandir
 from pathlib import Path
@@ -26,8 +26,8 @@ _MAX_DEPTH = 8  # folders within a place
 _MAX_ENTRIES = 100_000  # files and folders of one place
 _MAX_POINTER = 4096  # bytes
 _MAX_SETTINGS = 2**20
+_MACOS = "._"  # how it names what a file has besides its data, on disks that are not its own
 _HUB_FOLDER = "models--*"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Environ: TypeAlias = Mapping[str, str]
 Reader: TypeAlias = Callable[[str, Path], Finds]
@@ -124,29 +124,32 @@ def _hugging_face_roots(home: Path, environ: Environ) -> list[Path]:
 def _hugging_face(source: str, root: Path) -> Finds:
     finds = Finds()
     for folder in sorted(islice(root.glob(_HUB_FOLDER), _MAX_ENTRIES)):
-        if snapshot := _newest_snapshot(folder):
-            finds += _looked_into(source, snapshot, _snapshot)
+        seen: set[Path] = set()  # paths within a snapshot
+        for snapshot in _snapshots(folder):
+            finds += _looked_into(source, snapshot, partial(_snapshot, seen=seen))
     return finds
 
 
-def _snapshot(source: str, root: Path) -> Finds:
+def _snapshot(source: str, root: Path, *, seen: set[Path]) -> Finds:
+    """What no newer snapshot has: each holds only what was fetched while the repository was at its commit."""
     paths, problems = gguf_files(root)
+    new = [path for path in paths if path.relative_to(root) not in seen]
+    seen.update(path.relative_to(root) for path in new)
     _, *publisher, repository = root.parent.parent.name.split("--")
-    finds = _collected(source, root, paths, "".join(publisher), repository)
+    finds = _collected(source, root, new, "".join(publisher), repository)
     return finds + Finds(problems=tuple(problems))
 
 
-def _newest_snapshot(folder: Path) -> Path | None:
-    """The one that `main` was at when something of it was fetched last; without that, the last that changed."""
-    snapshots = folder / "snapshots"
+def _snapshots(folder: Path) -> list[Path]:
+    """The newest first: that which `main` was at when something of it was fetched last, then by their changes."""
+    try:
+        changed = {path: path.stat().st_mtime for path in (folder / "snapshots").iterdir() if path.is_dir()}
+    except OSError:
+        return []
+    main = ""
     with suppress(OSError, UnicodeDecodeError), (folder / "refs" / "main").open() as file:
-        commit = file.read(_MAX_POINTER).strip()
-        if _COMMIT.fullmatch(commit) and (snapshots / commit).is_dir():
-            return snapshots / commit
-    with suppress(OSError):
-        folders = [path for path in snapshots.iterdir() if path.is_dir()]
-        return max(folders, key=lambda path: path.stat().st_mtime, default=None)
-    return None
+        main = file.read(_MAX_POINTER).strip()
+    return sorted(changed, key=lambda path: (path.name == main, changed[path]), reverse=True)
 
 
 # ---- Ollama ----
@@ -230,7 +233,7 @@ def gguf_files(root: Path) -> tuple[list[Path], list[Problem]]:
             if _is_folder(entry):
                 if depth < _MAX_DEPTH:
                     waiting.append((Path(entry), depth + 1))
-            elif entry.name.lower().endswith(".gguf"):
+            elif entry.name.lower().endswith(".gguf") and not entry.name.startswith(_MACOS):
                 found.append(Path(entry))
     if not left:
         problems.append(Problem(root, f"only its first {_MAX_ENTRIES} files and folders were looked at"))
