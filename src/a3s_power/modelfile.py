@@ -4,7 +4,6 @@ The grammar is Ollama's (`parser/parser.go`), oddities included: there are
 no escapes, a comment stands only where a command could, and unprintable characters vanish from values.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,11 @@ DEPRECATED_PARAMETERS = frozenset({
 _NOT_PARAMETERS = {"model", *COMMANDS} - {"from", "parameter"}
 """Names of commands. `PARAMETER system x` is one too, in Ollama's parser."""
 _NUMBER = r"(?:0|[1-9][0-9]*)"
-_SEMVER = re.compile(rf"v?({_NUMBER}(\.{_NUMBER}(\.{_NUMBER}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)?)?)")
+_PRERELEASE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"  # a number, or a word
+_SEMVER = re.compile(
+    rf"v?({_NUMBER}(\.{_NUMBER}(\.{_NUMBER}(-{_PRERELEASE}(\.{_PRERELEASE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?)?)?)"
+)
+_FLOAT32_END = 2.0**128 - 2.0**103  # what would round to infinity begins here
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _BLANKS = " \t\r\n"
 _BETWEEN_COMMANDS = re.compile(r"(?:[ \t\r\n]++|#[^\r\n]*+)*+")
@@ -314,8 +317,9 @@ def _int(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    """A finite number: JSON has no others."""
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text) or math.isinf(float(text)):
+    """One that a float32 can hold, which is what engines take."""
+    is_number = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
+    if not is_number or abs(float(text)) >= _FLOAT32_END:
         raise ValueError(text)
     return float(text)
 

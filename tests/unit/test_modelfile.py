@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from a3s_power import modelfile
 from a3s_power.errors import InvalidModelfile
-from a3s_power.modelfile import Command, parse, parse_parameters, serialise
+from a3s_power.modelfile import Command, describe, parse, parse_parameters, serialise
 
 ANY_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", "renderer", "parser", '
@@ -213,6 +213,7 @@ def test_parameters_are_typed(given_, expected):
         ("top_p", ["hot", "cold"], "invalid float value [hot cold]"),
         ("top_p", ["inf"], "invalid float value [inf]"),
         ("top_p", ["1e999"], "invalid float value [1e999]"),
+        ("top_p", ["-3.4028236e38"], "invalid float value [-3.4028236e38]"),
         ("use_mmap", ["yes"], "invalid bool value [yes]"),
     ],
 )
@@ -226,3 +227,16 @@ def test_deprecated_parameters_are_dropped_with_a_warning():
     parameters = parse_parameters([("mirostat", ["1"]), ("top_k", ["3"])])
     assert parameters.values == {"top_k": 3}
     assert parameters.warnings == ["warning: parameter mirostat is deprecated"]
+
+
+@pytest.mark.parametrize("version", ["1", "0.14", "1.2.3", "v1.2.3", "1.2.3-rc.1", "1.2.3-0a.-", "1.2.3-a+b.01"])
+def test_required_versions_are_semantic_ones(version):
+    assert describe(parse(f"FROM a\nREQUIRES {version}")).requires == version.removeprefix("v")
+
+
+@pytest.mark.parametrize(
+    "version", ["one", "01", "1.2.3.4", "1-rc", "1.2.3-", "1.2.3-01", "1.2.3-a..b", "1.2.3+", "1.2.3+a..b", "vv1"]
+)
+def test_other_required_versions_are_refused(version):
+    with pytest.raises(InvalidModelfile, match=r"requires must be a valid semver \(e\.g\. 0\.14\.0\)"):
+        describe(parse(f"FROM a\nREQUIRES {version}"))
