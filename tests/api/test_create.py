@@ -1,5 +1,7 @@
 """Making models on a real server: quantised, drafted, adapted, and what is left when it breaks off."""
 
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -160,6 +162,71 @@ def test_an_adapter_for_another_architecture_is_refused(scripted, tmp_path):
     )
     assert response.status_code == 400
     assert response.json()["error"] == "the adapter is for models of architecture 'gemma2', this one's is 'llama'"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"template": "{{ .Prompt"}, "template error: "),
+        ({"info": {"context_length": "long"}}, 'info field "context_length" must be a number'),
+        ({"adapters": {"a": "adapter"}}, "the adapter is for models of architecture 'gemma2'"),
+        ({"draft_files": {"d": "adapter"}}, "no base model was found"),
+    ],
+)
+def test_mistakes_are_told_before_the_long_work(scripted, tmp_path, fields, error):
+    api = scripted()
+    adapter = tiny_gguf(tmp_path / "a.gguf", architecture="gemma2", **{"general.type": "adapter"})
+    for key in ("adapters", "draft_files"):
+        if key in fields:
+            fields = {key: dict.fromkeys(fields[key], api.upload(adapter))}
+    response = api.post("/api/create", quantising(api, model_file(tmp_path / "m.gguf"), **fields))
+    *before, last = map(json.loads, response.text.splitlines())
+    assert last["error"].startswith(error)
+    assert not any(line["status"].startswith("quantizing") for line in before)
+
+
+def test_what_was_uploaded_outlives_a_failure_and_is_told_as_existing(scripted, tmp_path):
+    api = scripted()
+    source = model_file(tmp_path / "m.gguf")
+    before = blobs_of(api)
+    api.post("/api/create", quantising(api, source))
+    (path,) = (path for path in (store_of(api) / "blobs").iterdir() if is_quantised(path, before))
+    (tmp_path / "q.gguf").write_bytes(path.read_bytes())
+    api.sdk.delete("q")
+    assert not path.exists()
+    digest = api.upload(tmp_path / "q.gguf")
+    *_, last = api.lines("/api/create", quantising(api, source, system="x" * (17 << 20)))
+    assert last["error"] == "the model's system is larger than 16 MB"
+    assert path.exists()
+    assert {"status": f"using existing layer {digest}"} in api.lines("/api/create", quantising(api, source))
+
+
+def is_quantised(path, before):
+    is_gguf = path.name not in before and path.read_bytes().startswith(b"GGUF")
+    return is_gguf and read_gguf(path).file_type_name == "Q4_K_M"
+
+
+def test_a_base_that_is_deleted_meanwhile_is_needed_to_the_end(scripted, large):
+    api = scripted()
+    api.create("full", large, system="S")
+    (of_full,) = blobs_of(api) & {f"sha256-{hashlib.sha256(large.read_bytes()).hexdigest()}"}
+    lines = api.stream("/api/create", {"model": "small", "from": "full", "quantize": "q4_k_m"})
+    next(line for line in lines if line["status"].startswith("quantizing"))
+    api.sdk.delete("full")
+    *_, last = lines
+    assert last == {"status": "success"}
+    assert api.sdk.show("small").modelfile.count("SYSTEM S") == 1
+    assert of_full not in blobs_of(api)
+
+
+def test_a_model_says_its_architecture(scripted, tmp_path):
+    api = scripted()
+    nameless = write_gguf(tmp_path / "n.gguf", {}, {"t": TensorSpec((32,))})
+    response = api.post("/api/create", {"model": "x", "files": {"n.gguf": api.upload(nameless)}, "stream": False})
+    assert (response.status_code, response.json()["error"]) == (
+        400,
+        "the model's file does not say its architecture",
+    )
 
 
 def test_a_modelfile_can_be_sent_as_text(scripted, tmp_path):

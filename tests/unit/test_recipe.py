@@ -10,6 +10,14 @@ NAME = ModelName.parse("m")
 DIGEST = "sha256:" + "0" * 64
 
 
+def nested(depth):
+    """[[[…]]]"""
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
@@ -48,8 +56,42 @@ def test_files_have_clean_relative_paths(field, path):
         ({"remote": Remote("h", "m"), "drafts": {"d": DIGEST}}, "DRAFT cannot be used with remote models"),
         ({"adapters": {"a": ""}}, "invalid digest format"),
         ({"parameters": {"seed": "x"}}, 'option "seed" must be of type integer'),
+        ({"parameters": {"x": nested(200)}}, "parameters: nested deeper than 100 levels"),
+        ({"licenses": ("MIT",) * 1001}, "1001 licenses, a model has at most 1000"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, error):
     with pytest.raises(InvalidRequest, match=f"^{error}"):
         Recipe(NAME, **fields)
+
+
+def test_what_is_said_of_a_model_is_what_its_config_will_say():
+    info = {
+        "model_family": "llama",
+        "parameter_size": "8B",
+        "context_length": 4096.0,
+        "capabilities": ["tools"],
+        "x": 1,
+    }
+    assert Recipe(NAME, info=info).said == {
+        "model_family": "llama", "model_families": ("llama",), "model_type": "8B", "context_length": 4096,
+        "capabilities": ("tools",),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("info", "error"),
+    [
+        ({"model_family": 1}, 'info field "model_family" must be a string'),
+        ({"capabilities": "tools"}, 'info field "capabilities" must be an array of strings'),
+        ({"context_length": "1"}, 'info field "context_length" must be a number'),
+        ({"context_length": True}, 'info field "context_length" must be a number'),
+        ({"context_length": -1}, 'info field "context_length" must be a non-negative integer'),
+        ({"context_length": 1.5}, 'info field "context_length" must be a non-negative integer'),
+        ({"embedding_length": 2**63}, 'info field "embedding_length" must be a non-negative integer'),
+        ({"embedding_length": 1e300}, 'info field "embedding_length" must be a non-negative integer'),
+    ],
+)
+def test_what_cannot_be_said_of_a_model_is_refused(info, error):
+    with pytest.raises(InvalidRequest, match=f"^{error}$"):
+        _ = Recipe(NAME, info=info).said

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from a3s_power.build.known_templates import KnownTemplate, detect
 from a3s_power.build.parts import only_model, parts_of, quantised
@@ -18,13 +19,6 @@ from a3s_power.store.manifests import Layer, write_json
 from a3s_power.store.models import Config, Draft, ModelStore
 from a3s_power.units import human_number
 
-_TEXT_INFO = {
-    "model_family": "model_family",
-    "base_name": "base_name",
-    "quantization_level": "file_type",
-    "parameter_size": "model_type",
-}
-_NUMBER_INFO = ("context_length", "embedding_length")
 _INHERITED = (
     "model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser", "requires",
     "capabilities",
@@ -60,16 +54,27 @@ def assemble(store: ModelStore, recipe: Recipe, tell: Tell) -> None:
     Raises what is wrong with the recipe (InvalidRequest and below, ModelNotFound, BlobNotFound) or with the disk
     (StoreFailed); the store then has no trace of the model but the uploaded blobs, which the next clean-up takes.
     """
+    _check_template(recipe.template)
+    said = recipe.said
     with store.blobs.pin(recipe.digests), Workbench(store, tell) as bench:
         base = _base(bench, recipe)
+        adapters = _adapters(bench, recipe, base)  # what is wrong with it is said before hours of work
         drafts = _drafts(bench, recipe)
-        config = _with_info(_with_draft(bench, _with_renderer(base), drafts or base.layers), recipe)
-        layers = [*base.layers, *_adapters(bench, recipe, base), *drafts]
-        layers = _with_texts(bench, layers, base, recipe)
+        base = _quantised(bench, base, recipe.quantize)
+        config = _with_draft(bench, _with_renderer(base), drafts or base.layers)
+        config = _with_info(config, said, recipe)
+        layers = _with_texts(bench, [*base.layers, *adapters, *drafts], base, recipe)
         for layer in layers:
             tell(Progress(_status(bench, layer, base.known)))
         tell(Progress("writing manifest"))
         store.write(recipe.name, config, layers)
+
+
+def _check_template(text: str) -> None:
+    try:
+        GoTemplate.parse(text)
+    except InvalidTemplate as exc:
+        raise InvalidTemplate(f"template error: {exc}") from exc
 
 
 def _status(bench: Workbench, layer: Layer, known: KnownTemplate | None) -> str:
@@ -85,36 +90,27 @@ def _base(bench: Workbench, recipe: Recipe) -> _Base:
     if recipe.remote is not None:
         return _Base(Config(remote_host=recipe.remote.url, remote_model=recipe.remote.model))
     if recipe.base is not None:
-        return _from_model(bench, recipe.base, recipe.quantize)
+        return _from_model(bench, recipe.base)
     if recipe.files is None:
         raise InvalidRequest("neither 'from' or 'files' was specified")
     return _from_files(bench, recipe, recipe.files)
 
 
-def _from_model(bench: Workbench, base: ModelName, quantize: str) -> _Base:
+def _from_model(bench: Workbench, base: ModelName) -> _Base:
     model = bench.store.get(base)
-    source = model.name.display
-    layers = [replace(each, from_=source) for each in bench.store.manifests.read(model.name).manifest.layers]
+    source, manifest = model.name.display, bench.store.manifests.read(model.name).manifest
+    bench.borrow(manifest.digests)
+    layers = tuple(replace(layer, from_=source) for layer in manifest.layers)
     config = Config(**{key: getattr(model.config, key) for key in _INHERITED})
-    found = [at for at, layer in enumerate(layers) if layer.media_type == media.MODEL]
-    if not found or model.model_path is None:
-        if quantize:
-            raise InvalidRequest("no base model was found")
-        return _Base(config, tuple(layers), parameters=model.parameters)
-    part = Part(layers[found[-1]], read_gguf(model.model_path))
-    if quantize:
-        part = quantised(bench, part, quantize)
-        layers[found[-1]] = part.layer
-        config = replace(config, file_type=part.gguf.file_type_name)
-    return _Base(config, tuple(layers), part, model.parameters)
+    models = [layer for layer in layers if layer.media_type == media.MODEL]
+    part = Part(models[-1], read_gguf(model.model_path)) if models and model.model_path else None
+    return _Base(config, layers, part, model.parameters)
 
 
 def _from_files(bench: Workbench, recipe: Recipe, files: Mapping[str, str]) -> _Base:
     parts = parts_of(bench, files)
     model = only_model(parts)
     others = [part.layer for part in parts if part is not model]
-    if recipe.quantize:
-        model = quantised(bench, model, recipe.quantize)
     config = Config(
         model_format="gguf",
         model_family=model.gguf.architecture,
@@ -123,8 +119,21 @@ def _from_files(bench: Workbench, recipe: Recipe, files: Mapping[str, str]) -> _
         file_type=model.gguf.file_type_name,
     )
     known = detect(model.gguf.chat_template) if model.gguf.chat_template else None
-    layer = replace(model.layer, from_=recipe.origin or None)
-    return _Base(config, (layer, *others), model, known=known)
+    model = replace(model, layer=replace(model.layer, from_=recipe.origin or None))
+    return _Base(config, (model.layer, *others), model, known=known)
+
+
+def _quantised(bench: Workbench, base: _Base, target: str) -> _Base:
+    """The base with its model's weights as the `target` type; "" leaves them."""
+    if not target or base.config.remote_host:
+        return base
+    if base.model is None:
+        raise InvalidRequest("no base model was found")
+    made = quantised(bench, base.model, target)
+    layers = tuple(made.layer if layer is base.model.layer else layer for layer in base.layers)
+    return replace(
+        base, model=made, layers=layers, config=replace(base.config, file_type=made.gguf.file_type_name)
+    )
 
 
 def _adapters(bench: Workbench, recipe: Recipe, base: _Base) -> list[Layer]:
@@ -170,39 +179,15 @@ def _with_draft(bench: Workbench, config: Config, layers: Sequence[Layer]) -> Co
     return replace(config, draft=Draft(model_format="gguf", architecture=architecture))
 
 
-def _with_info(config: Config, recipe: Recipe) -> Config:
+def _with_info(config: Config, said: Mapping[str, object], recipe: Recipe) -> Config:
     """What the request says of the model wins over what its file says."""
-    changes: dict[str, object] = {}
-    for key, of_config in _TEXT_INFO.items():
-        if (text := recipe.info.get(key)) is not None:
-            if not isinstance(text, str):
-                raise InvalidRequest(f'info field "{key}" must be a string')
-            changes[of_config] = text
-    for key in _NUMBER_INFO:
-        if (number := recipe.info.get(key)) is not None:
-            changes[key] = _natural(key, number)
-    if family := changes.get("model_family"):
-        changes["model_families"] = (family,)
-    if more := recipe.info.get("capabilities"):
-        changes["capabilities"] = (*config.capabilities, *_texts("capabilities", more))
+    changes: dict[str, Any] = dict(said)
+    if more := changes.get("capabilities"):
+        changes["capabilities"] = (*config.capabilities, *more)
     for key in ("renderer", "parser", "requires"):
         if text := getattr(recipe, key):
             changes[key] = text
-    return replace(config, **changes)  # type: ignore[arg-type]
-
-
-def _texts(key: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise InvalidRequest(f'info field "{key}" must be an array of strings')
-
-
-def _natural(key: str, number: object) -> int:
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise InvalidRequest(f'info field "{key}" must be a number')
-    if number < 0 or number != int(number):
-        raise InvalidRequest(f'info field "{key}" must be a non-negative integer')
-    return int(number)
+    return replace(config, **changes)
 
 
 # ---- the small layers ----
@@ -216,8 +201,6 @@ def _with_texts(bench: Workbench, layers: Sequence[Layer], base: _Base, recipe: 
         result[:] = [layer for layer in result if layer.media_type not in replaces]
         result.append(bench.add(media_type, data))
 
-    if recipe.template:
-        _check_template(recipe.template)
     if template := recipe.template or (base.known.template if base.known else ""):
         put(media.TEMPLATE, template, replaces=(media.TEMPLATE, media.PROMPT))
     if recipe.system:
@@ -237,10 +220,3 @@ def _own_parameters(base: _Base) -> dict[str, object]:
     """Where a model of this kind stops, as far as nobody else says so."""
     stops = list(base.known.stops) if base.known else _STOPS.get(base.config.model_family)
     return {"stop": stops} if stops and "stop" not in base.parameters else {}
-
-
-def _check_template(text: str) -> None:
-    try:
-        GoTemplate.parse(text)
-    except InvalidTemplate as exc:
-        raise InvalidTemplate(f"template error: {exc}") from exc

@@ -28,9 +28,12 @@ def parts_of(bench: Workbench, files: Mapping[str, str]) -> list[Part]:
         raise InvalidRequest("unknown type")
     parts: list[Part] = []
     shards: dict[str, Path] = {}
+    read: dict[str, Part] = {}  # by digest: headers can be large, and a file may have many names
     for path, digest in sorted(files.items()):
         bench.tell(Progress("parsing GGUF"))
-        part = _read(bench, path, digest)
+        if digest not in read:
+            read[digest] = _read(bench, path, digest)
+        part = read[digest]
         if is_shard(part.gguf):
             shards[path] = bench.path(part)
         else:
@@ -65,6 +68,8 @@ def only_model(parts: Sequence[Part]) -> Part:
         raise InvalidRequest("no base model was found")
     if len(models) > 1:
         raise InvalidRequest("more than one model file")
+    if not models[0].gguf.architecture:
+        raise InvalidRequest("the model's file does not say its architecture")
     return models[0]
 
 

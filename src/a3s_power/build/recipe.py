@@ -10,8 +10,19 @@ from a3s_power.messages import Message
 from a3s_power.names import ModelName
 from a3s_power.options import merge
 from a3s_power.store.blobs import check_digest
+from a3s_power.store.manifests import without_nulls
 
 _REMOTE_PORT = 11434
+_MAX_LICENSES = 1000  # a manifest of MAX_MANIFEST_BYTES holds some 20 000 layers
+_MAX_INT = 2**63 - 1  # of those who read the config in Go
+_TEXT_INFO = {
+    "model_family": "model_family",
+    "base_name": "base_name",
+    "quantization_level": "file_type",
+    "parameter_size": "model_type",
+}
+"""Field of `info` in a request → of the config."""
+_NUMBER_INFO = ("context_length", "embedding_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,28 @@ class Recipe:
             raise InvalidRequest("DRAFT cannot be used with remote models")
         for text in filter(None, (self.quantize, self.draft_quantize)):
             target_type(text)
+        if len(self.licenses) > _MAX_LICENSES:
+            raise InvalidRequest(f"{len(self.licenses)} licenses, a model has at most {_MAX_LICENSES}")
         merge((self.parameters,))
+        without_nulls(self.parameters, "parameters")
+
+    @property
+    def said(self) -> Mapping[str, object]:
+        """What `info` says of the model: field of its Config → value. Raises InvalidRequest for other types."""
+        said: dict[str, object] = {}
+        for key, of_config in _TEXT_INFO.items():
+            if (text := self.info.get(key)) is not None:
+                if not isinstance(text, str):
+                    raise InvalidRequest(f'info field "{key}" must be a string')
+                said[of_config] = text
+        for key in _NUMBER_INFO:
+            if (number := self.info.get(key)) is not None:
+                said[key] = _natural(key, number)
+        if family := said.get("model_family"):
+            said["model_families"] = (family,)
+        if more := self.info.get("capabilities"):
+            said["capabilities"] = _texts("capabilities", more)
+        return said
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -99,3 +131,17 @@ def _is_relative(path: str) -> bool:
     """Slash-clean, relative, and nowhere above its own folder."""
     parts = path.split("/")
     return bool(path) and not any(part in {"", ".", ".."} for part in parts) and "\\" not in path
+
+
+def _texts(key: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise InvalidRequest(f'info field "{key}" must be an array of strings')
+
+
+def _natural(key: str, number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InvalidRequest(f'info field "{key}" must be a number')
+    if not 0 <= number <= _MAX_INT or number != int(number):
+        raise InvalidRequest(f'info field "{key}" must be a non-negative integer')
+    return int(number)

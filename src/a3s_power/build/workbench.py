@@ -1,7 +1,7 @@
 """Where GGUFs are made: new blobs that stay if the model needs them, and go with the work if not."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ class Workbench:
         self.tell = tell
         self.fresh: set[str] = set()
         """Digests of the blobs that came with this work."""
+        self._borrowed: frozenset[str] = frozenset()
         self._pins = ExitStack()
 
     def __enter__(self) -> Self:
@@ -62,7 +63,13 @@ class Workbench:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pins.close()
-        self.store.delete_unused(self.fresh)
+        self.store.delete_unused(self.fresh | self._borrowed)
+
+    def borrow(self, digests: Iterable[str]) -> None:
+        """Blobs of a model stay until the end, even if that model goes."""
+        borrowed = frozenset(digests)
+        self._pins.enter_context(self.store.blobs.pin(borrowed))
+        self._borrowed |= borrowed
 
     def path(self, part: Part) -> Path:
         """Where the part lies."""
@@ -74,10 +81,7 @@ class Workbench:
 
     def add(self, media_type: str, data: str | bytes) -> Layer:
         """A layer of text at hand."""
-        digest = digest_of(data)
-        self._pins.enter_context(self.store.blobs.pin([digest]))
-        if not self.store.blobs.has(digest):
-            self.fresh.add(digest)
+        self._expect(digest_of(data))
         return self.store.add_layer(media_type, data)
 
     def make(self, writing: Writing, media_type: str, step: Progress) -> Part:
@@ -98,8 +102,13 @@ class Workbench:
                 ingest.write(piece)
 
             writing.write_to(write)
+            self._expect(ingest.digest)
             digest = ingest.commit()
-        self._pins.enter_context(blobs.pin([digest]))
-        self.fresh.add(digest)
         self.tell(replace(step, completed=step.total))
         return Part(Layer(media_type, digest, size_bytes), read_gguf(blobs.path(digest)))
+
+    def _expect(self, digest: str) -> None:
+        """A blob is about to come; one that is here already is not ours to take away."""
+        self._pins.enter_context(self.store.blobs.pin([digest]))
+        if not self.store.blobs.has(digest):
+            self.fresh.add(digest)

@@ -196,6 +196,11 @@ class Ingest:
             self._file.truncate()
         self.offset, self._hash = 0, hashlib.sha256()
 
+    @property
+    def digest(self) -> str:
+        """Of the bytes held."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def commit(self) -> str:
         """Check the bytes, make them a blob that survives a power cut, and return their digest.
 
@@ -204,7 +209,7 @@ class Ingest:
         """
         if self.size is not None and self.offset != self.size:
             raise InvalidRequest(f"blob ended after {self.offset} of the {self.size} bytes announced")
-        digest = f"sha256:{self._hash.hexdigest()}"
+        digest = self.digest
         if self._digest is not None and self._digest != digest:
             self.abort()
             raise DigestMismatch(self._digest, digest)

@@ -44,6 +44,9 @@ MAX_MANIFEST_BYTES = 4 * MIB
 MAX_LAYERS = 32_768
 """More than fit into MAX_MANIFEST_BYTES unless they are nearly empty; a tensor model has one for each tensor."""
 
+MAX_JSON_DEPTH = 100
+"""Levels of objects and arrays in manifests, configs and parameters, which have about three."""
+
 _GO_ESCAPES = {char: f"\\u{ord(char):04x}".encode() for char in "<>&\u2028\u2029"}
 _DEPTH = 4
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -152,11 +155,26 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def read_json(data: bytes, type_: type[_T], what: str) -> _T:
-    """JSON as a `type_`; null is the same as absent, as in Go. Raises InvalidRequest that begins with `what`."""
+    """JSON as a `type_`; null is the same as absent, as in Go.
+
+    Raises InvalidRequest that begins with `what`, also for what is nested deeper than MAX_JSON_DEPTH.
+    """
     try:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type_)
+        return msgspec.convert(without_nulls(msgspec.json.decode(data), what), type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"{what}: {exc}") from exc
+
+
+def without_nulls(value: object, what: str, depth: int = 0) -> object:
+    """JSON as Go reads it, where null is the same as absent. Raises InvalidRequest beyond MAX_JSON_DEPTH."""
+    if depth > MAX_JSON_DEPTH:
+        raise InvalidRequest(f"{what}: nested deeper than {MAX_JSON_DEPTH} levels")
+    match value:
+        case dict():
+            return {key: without_nulls(item, what, depth + 1) for key, item in value.items() if item is not None}
+        case list():
+            return [without_nulls(item, what, depth + 1) for item in value if item is not None]
+    return value
 
 
 def write_json(value: object) -> bytes:
@@ -325,15 +343,6 @@ def _layer_keys(layer: Layer) -> dict[str, object]:
         "size": layer.size,
         **{key: value for key, value in optional.items() if value},
     }
-
-
-def _without_nulls(value: object) -> object:
-    match value:
-        case dict():
-            return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-        case list():
-            return [_without_nulls(item) for item in value if item is not None]
-    return value
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

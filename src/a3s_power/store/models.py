@@ -210,8 +210,11 @@ class ModelStore:
         return manifest
 
     def add_layer(self, media_type: str, data: bytes | str) -> Layer:
-        """A layer of bytes at hand; the blob may be here already."""
+        """A layer of bytes at hand; the blob may be here already. Raises InvalidRequest beyond MAX_TEXT_BYTES."""
         data = data.encode() if isinstance(data, str) else data
+        if len(data) > MAX_TEXT_BYTES:
+            kind = "config" if media_type == media.CONFIG else media_type.rpartition(".")[2]
+            raise InvalidRequest(f"the model's {kind} is larger than {human_bytes(MAX_TEXT_BYTES)}")
         with self.blobs.ingest(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)) as ingest:
             ingest.restart()
             ingest.write(data)

@@ -77,7 +77,8 @@ class ModelsAPI:
     async def create(self, request: Request) -> Response:
         """POST /api/create."""
         body = await fields.read(request, wire.CreateRequest)
-        return progress_reply(partial(self._library.create, recipe_of(body)), body.stream)
+        recipe = await anyio.to_thread.run_sync(recipe_of, body)  # a Modelfile may have a million lines
+        return progress_reply(partial(self._library.create, recipe), body.stream)
 
     async def has_blob(self, request: Request) -> Response:
         """HEAD /api/blobs/:digest."""
