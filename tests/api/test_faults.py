@@ -181,6 +181,16 @@ def test_a_runner_that_stands_still_is_ended_and_its_requests_are_told(scripted,
     assert generated(api, "say:anew").json()["response"] == "anew"
 
 
+def test_a_runner_that_hangs_is_ended_even_if_its_clients_have_given_up(scripted):
+    api = scripted(A3S_POWER_STALL_TIMEOUT="1s")
+    assert generated(api, "say:hi").status_code == 200
+    os.killpg(runner_pid(api), signal.SIGSTOP)
+    send_request(api, "/api/generate", {"model": "m", "prompt": "say:nobody waits"}).close()
+    until(lambda: api.loaded() == [])
+    assert "runner stands still" in api.server.log.read_text()
+    assert generated(api, "say:anew").json()["response"] == "anew"
+
+
 def test_a_runner_that_owes_nothing_may_stand_still(scripted):
     api = scripted(A3S_POWER_STALL_TIMEOUT="0.2s")
     pid = runner_pid(api) if generated(api, "say:hi").status_code == 200 else 0

@@ -43,12 +43,13 @@ def spec(model: str, **options: object) -> LoadSpec:
 
 
 def place(model: str, **fields: object) -> Place:
-    options = {name: fields.pop(name) for name in ("num_ctx", "num_gpu") if name in fields}
+    options = {name: fields.pop(name) for name in ("num_ctx", "num_gpu", "adapter_paths") if name in fields}
     return Place(spec(model, **options), **fields)
 
 
 FULL = place("a", leases=2)
 SMALL = place("a", num_ctx=2048)
+ADAPTED = place("a", adapter_paths=("/l",))
 OLD, NEW = place("b", idle_since=1), place("c", idle_since=9)
 BUSY = place("b", leases=1)
 PINNED = place("p", is_pinned=True)
@@ -68,6 +69,10 @@ LEAVING = place("b", is_leaving=True)
         ([place("a", num_gpu=0)], 0, Use(place("a", num_gpu=0))),  # whoever names no layers takes any
         ([replace(SMALL, leases=1)], 99 * GB,
          Wait("the same model is busy with other load options", (replace(SMALL, leases=1),))),
+        # another model on the same weights
+        ([ADAPTED], 8 * GB, Load(())),
+        ([replace(ADAPTED, leases=1)], 8 * GB, Load(())),
+        ([ADAPTED], 0, Load((ADAPTED,))),
         # not loaded
         ([], 8 * GB, Load(())),
         ([], 0, Load(())),                                  # not at ease, but alone

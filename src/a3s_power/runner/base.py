@@ -88,6 +88,11 @@ class LoadSpec:
     drafting: Drafting = Drafting.MODEL
 
     @property
+    def files(self) -> tuple[object, ...]:
+        """What it is loaded from. Specs with other files are other models', even on the same weights."""
+        return self.model_path, self.projector_paths, self.adapter_paths, self.draft_path
+
+    @property
     def pool(self) -> int:
         """`kv_pool` in tokens, whoever chose it."""
         return self.kv_pool or self.slots * self.num_ctx
@@ -197,7 +202,7 @@ class Runner(Protocol):
         """Return when the engine works on nothing but what is open: it notices late that a request was left."""
 
     async def progress(self) -> Hashable | None:
-        """What changes with each piece of a reply and each batch of a prompt; None if it owes nothing."""
+        """What changes with each piece of a reply or batch of a prompt; None of one that owes nothing."""
 
     def condemn(self, reason: str) -> None:
         """Have all that is open end with this reason, once the owner ends the runner."""

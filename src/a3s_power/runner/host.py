@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def run_binary(argv: list[str], socket: Path) -> None:
     if is_orphan.is_set():
         _remove(socket)
     if status < 0:  # die the same way: who looks at us wants to know how the engine ended
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError):  # of SIGKILL, which is so already
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 

@@ -210,10 +210,13 @@ class LlamaCppRunner:
 
     async def progress(self) -> Hashable | None:
         """See `runner.base`."""
-        if not self._watch.waiting:
+        slots = await self._slots()
+        # One that hangs is seen even if its clients have given up by then: it does not say that it is done.
+        is_idle = slots is not None and not any(slot.is_processing for slot in slots)
+        if is_idle and not self._watch.waiting:
             return None
-        slots = await self._slots() or ()
-        return self._watch.signs, tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots)
+        signs = tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots or ())
+        return self._watch.signs, signs
 
     async def settled(self) -> None:
         """See `runner.base`."""
@@ -222,17 +225,17 @@ class LlamaCppRunner:
                 await anyio.sleep(pause_s)
                 slots = await self._slots()
                 if slots is None:
-                    return  # it is gone, or of a kind that does not tell
+                    return  # it is gone
                 if sum(slot.is_processing for slot in slots) <= self._open:
                     return
         log.warning("the engine still works on a request that was left", extra={"pid": self.pid})
 
     async def _slots(self) -> list[llamajson.EngineSlot] | None:
-        """What the engine is at; None if it does not say."""
+        """What the engine is at, nothing if it is of a kind that does not tell; None if it does not answer."""
         try:
             with anyio.fail_after(HEALTH_TIMEOUT_S):
                 async with exchange(self._socket, "/slots") as reply:
-                    return llamajson.engine_slots(await reply.read()) if reply.status == 200 else None
+                    return llamajson.engine_slots(await reply.read()) if reply.status == 200 else []
         except (LinkBroken, TimeoutError):
             return None
 

@@ -109,7 +109,7 @@ def decide(
     most = sum((slot.held for slot in slots), free)
     if not plan.fits(most):
         return Refuse(most)
-    outdated = [slot for slot in live if slot.spec.model_path == spec.model_path]
+    outdated = [slot for slot in live if slot.spec.files == spec.files]
     if busy := [slot for slot in outdated if slot.leases]:
         return Wait("the same model is busy with other load options", tuple(busy))
     leaving = [slot for slot in slots if slot.is_leaving]

@@ -137,21 +137,21 @@ class ChatService:
         plan, options = self._loader.plan(card, request.options)
         # Before a model is loaded for what cannot be kept.
         grammar = await _grammar(request) if generates else None
-        asked = Asked(request.requester, _expected_tokens(request, options.num_predict))
+        asked = Asked(request.requester, _expected_tokens(request, options.num_predict, plan.spec.num_ctx))
         matters = replace(request, requester=Requester(), keep_alive_s=None)
         with self._suspects.watching((card.model.model_path, matters)):
             async with self._loader.lease(card, plan, request.keep_alive_s, asked) as lease:
                 yield Turn(request, card, plan, lease, options, grammar)
 
 
-def _expected_tokens(request: GenerationRequest, num_predict: int) -> int:
-    """What it is likely to take, before its prompt is rendered."""
+def _expected_tokens(request: GenerationRequest, num_predict: int, num_ctx: int) -> int:
+    """What it is likely to take, before its prompt is rendered; of a limit beyond all bounds no more than fits."""
     match request.input:
         case ChatInput(messages):
             chars = sum(len(message.content) for message in messages)
         case prompt:
             chars = len(prompt.prompt)
-    return chars // CHARS_PER_TOKEN + (num_predict if num_predict >= 0 else ANSWER_TOKENS)
+    return chars // CHARS_PER_TOKEN + (min(num_predict, num_ctx) if num_predict >= 0 else ANSWER_TOKENS)
 
 
 async def _from(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
