@@ -89,8 +89,8 @@ class LoadSpec:
 
     @property
     def files(self) -> tuple[object, ...]:
-        """What it is loaded from. Specs with other files are other models', even on the same weights."""
-        return self.model_path, self.projector_paths, self.adapter_paths, self.draft_path
+        """What makes the model that it is. Specs with other files are other models', even on the same weights."""
+        return self.model_path, self.projector_paths, self.adapter_paths
 
     @property
     def pool(self) -> int:

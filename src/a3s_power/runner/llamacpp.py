@@ -211,9 +211,10 @@ class LlamaCppRunner:
     async def progress(self) -> Hashable | None:
         """See `runner.base`."""
         slots = await self._slots()
-        # One that hangs is seen even if its clients have given up by then: it does not say that it is done.
-        is_idle = slots is not None and not any(slot.is_processing for slot in slots)
-        if is_idle and not self._watch.waiting:
+        # One that hangs is seen even if its clients have given up by then: it does not say that it is done. But
+        # where somebody just does not read, it may be waiting for that.
+        is_done = slots is not None and (self._open > 0 or not any(slot.is_processing for slot in slots))
+        if is_done and not self._watch.waiting:
             return None
         signs = tuple((slot.id_task, slot.n_prompt_tokens, slot.decoded) for slot in slots or ())
         return self._watch.signs, signs
