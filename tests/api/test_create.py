@@ -291,7 +291,10 @@ def test_a_killed_server_leaves_no_worker_and_the_next_one_cleans_up(scripted, l
         workers = until(lambda: workers_of(api.server.process))
         api.server.process.kill()
     until(lambda: not any(worker.is_running() for worker in workers))
-    assert not any(path.name.endswith("q") for path in store_of(api).glob("manifests/**/q/*"))
+    assert not any(store_of(api).glob("manifests/**/q/*"))
+    assert unfinished(api)
+    scripted(OLLAMA_MODELS=str(store_of(api)))
+    assert not unfinished(api)
 
 
 @pytest.mark.parametrize("victim", [0, -1])

@@ -4,6 +4,7 @@ Unlike Ollama's own, it touches no file that is not a blob: partial downloads an
 """
 
 import logging
+import math
 import os
 import time
 from contextlib import suppress
@@ -87,8 +88,11 @@ def _prune_blob(blobs: BlobStore, digest: str, before: float, dry_run: bool) -> 
 
 
 def _prune_part(path: Path, now: float, older_than_s: float, dry_run: bool) -> int | None:
-    """The size of the part, if nobody writes to it and it was old. What cannot be resumed goes sooner."""
-    kept_s = PARTS_KEPT_S if path.suffix == ".part" else older_than_s
+    """The size of the part, if nobody writes to it and nobody will: only a `.part` can be resumed.
+
+    A temporary file is locked from its first moment to its last. A map has no lock: its part may be about to come.
+    """
+    kept_s = {".part": PARTS_KEPT_S, ".tmp": -math.inf}.get(path.suffix, older_than_s)
     with disk_errors(f"prune {path}"), suppress(FileNotFoundError):
         status = path.stat()
         if status.st_mtime < now - kept_s and (file := open_locked(path)):
