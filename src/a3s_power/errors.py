@@ -149,6 +149,7 @@ class LoadFailure(StrEnum):
     CONTEXT_TOO_LARGE = "context too large"
     MISSING_LIBRARY = "missing library"
     TIMED_OUT = "timed out"
+    UNSUITABLE_DRAFT = "unsuitable draft"
     OTHER = "other"
 
 

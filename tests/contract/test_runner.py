@@ -1,6 +1,7 @@
 """The contract in `runner/base.py`, on the real engine and on the real runner with a fake `llama-server`."""
 
 import os
+import resource
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 import pytest
 
-from a3s_power.errors import ContextExceeded, EngineRejected, LoadFailed, LoadFailure, RunnerFailed
+from a3s_power.errors import ContextExceeded, EngineRejected, LoadFailed, LoadFailure, RunnerFailed, RunnerLost
 from a3s_power.generation import Done, FinishReason, Text
 from a3s_power.messages import Message
 from a3s_power.options import SamplingOptions
@@ -188,6 +189,27 @@ async def test_an_engine_that_dies_in_the_middle_is_told_as_such(short_tmp):
     async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
         with pytest.raises(RunnerFailed, match="unexpectedly stopped"):
             await collect(runner.complete("die:2", ENDLESS))
+
+
+async def test_a_connection_that_breaks_is_no_end_of_the_runner(short_tmp):
+    async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
+        with pytest.raises(RunnerFailed, match="the connection to the engine broke") as broken:
+            await collect(runner.complete("hangup:2", ENDLESS))
+        assert not isinstance(broken.value, RunnerLost)
+
+
+async def test_files_that_we_have_too_many_of_are_no_end_of_the_runner(short_tmp):
+    async with fake_engine(short_tmp).start(LoadSpec("/nowhere.gguf")) as runner:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        os.close(lowest := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            with pytest.raises(RunnerFailed, match="Too many open files") as broken:
+                await collect(runner.complete("say:hi", ENDLESS))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not isinstance(broken.value, RunnerLost)
+        assert await collect(runner.complete("say:hi", ENDLESS))
 
 
 async def test_a_request_that_was_left_is_settled_when_no_slot_is_busy_with_it(short_tmp):

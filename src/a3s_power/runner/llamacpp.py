@@ -1,6 +1,7 @@
 """The llama.cpp engine: runners as processes, `runner.base`'s contract as calls to llama-server's API."""
 
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -35,6 +36,8 @@ _TEMP = Path("/tmp")  # noqa: S108  what is made in it is made by mkdtemp
 _HOST = Path(__file__).with_name("host.py")
 _UNREACHABLE = (ConnectionRefusedError, FileNotFoundError)
 """To connect fails like this when the engine is gone."""
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+"""It fails like this when it is us who cannot."""
 _OF_DRAFT = re.compile(r"failed to (?:load draft model|create MTP context)")
 _WHY_NO_DRAFT = re.compile(r"speculative decoding context: (.+)")
 POLL_S = 0.02
@@ -174,7 +177,7 @@ async def _is_drafting(socket: str) -> bool:
 def _draft_refused(path: str, words: str) -> LoadFailed:
     why = found[1] if (found := _WHY_NO_DRAFT.search(words)) else "the engine does not use it"
     message = f"the draft {path} does not fit the model: {why}; the option draft_num_predict 0 does without it"
-    return LoadFailed(message, LoadFailure.OTHER)
+    return LoadFailed(message, LoadFailure.UNSUITABLE_DRAFT)
 
 
 class LlamaCppRunner:
@@ -295,7 +298,8 @@ class LlamaCppRunner:
                     raise llamajson.refusal(reply.status, await reply.read())
                 yield reply
         except LinkBroken as exc:
-            raise await self._lost(RunnerGone if isinstance(exc.__cause__, _UNREACHABLE) else RunnerLost) from exc
+            kind = RunnerGone if isinstance(exc.__cause__, _UNREACHABLE) else RunnerLost
+            raise await self._lost(exc, kind) from exc
 
     async def _call(self, path: str, body: Mapping[str, Any], key: str) -> Any:
         """One field of a small reply."""
@@ -314,13 +318,19 @@ class LlamaCppRunner:
             async for event in events:
                 yield event
         except LinkBroken as exc:
-            raise await self._lost() from exc
+            raise await self._lost(exc) from exc
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise RunnerFailed(f"the engine's answer makes no sense: {exc}") from exc
 
-    async def _lost(self, kind: type[RunnerLost] = RunnerLost) -> RunnerLost:
+    async def _lost(self, broken: LinkBroken, kind: type[RunnerLost] = RunnerLost) -> RunnerFailed:
+        """What a broken link means: that the runner is lost, if it is not there for others either."""
         with anyio.move_on_after(1.0):  # the connection breaks a little before the process is gone
             await self._process.wait()
+        if self._process.returncode is None and not self._verdict:
+            cause = broken.__cause__
+            is_ours = isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES
+            if is_ours or await _is_healthy(self._socket):
+                return RunnerFailed(f"the connection to the engine broke: {broken}")
         words = last_words(self._log) if self._last_words is None else self._last_words
         return kind(failures.how_lost(words, self._process.returncode, self._verdict), self.pid)
 
