@@ -652,6 +652,45 @@ async def test_what_a_request_really_took_is_what_counts():
 # ---- memory ----
 
 
+def growing(model, most=math.inf):
+    """Plans that are joined to a larger context; for more than `most` beside their own there is no room."""
+
+    def join(spec, other):
+        joined = replace(spec, num_ctx=max(spec.num_ctx, other.num_ctx))
+        need = SIZE if joined.num_ctx <= max(most, spec.num_ctx) else 999 * GB
+        return FakePlan(joined, need=need, join=lambda another: join(joined, another))
+
+    return lambda num_ctx: {"join": lambda other: join(LoadSpec(model, slots=4, num_ctx=num_ctx), other)}
+
+
+@pytest.mark.parametrize(
+    ("most", "loads"),
+    [(math.inf, [4096, 8192]), (7000, [4096, 7000, 8192]), (5500, [4096, 5000, 6000, 7000, 8192])],
+)
+async def test_a_model_is_loaded_once_for_all_that_wait_as_far_as_there_is_room(most, loads):
+    plan = growing("a", most)
+    async with house() as it:
+        holder = await it.ask("a", num_ctx=4096)
+        waiting = [await it.ask("a", num_ctx=ctx, plan=plan(ctx)) for ctx in (5000, 6000, 7000, 8192)]
+        await it.leave(holder)
+        while not all(request.is_over for request in waiting):
+            for request in waiting:
+                if request.is_holding:
+                    await it.leave(request)
+        assert [spec.num_ctx for spec in it.engine.started] == loads
+        assert [request.error for request in waiting] == [None] * 4
+
+
+async def test_who_leaves_the_context_to_us_has_no_part_in_how_large_it_is():
+    async with house() as it:
+        holder = await it.ask("a", num_ctx=4096)
+        first = await it.ask("a", num_ctx=5000, plan=growing("a")(5000))
+        await it.ask("a", num_ctx=32768, is_ctx_automatic=True)
+        await it.leave(holder)
+        assert first.is_holding
+        assert [spec.num_ctx for spec in it.engine.started] == [4096, 5000]
+
+
 async def test_what_cannot_fit_is_told_so_and_nobody_is_evicted_for_it():
     async with house(total=2 * SIZE) as it:
         await it.use("a")

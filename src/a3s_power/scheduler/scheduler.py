@@ -165,12 +165,12 @@ class Scheduler(Generic[M]):
             raise RunnerFailed("the server is shutting down")
         self._queue.append(waiter)
         self._shares.arrived(waiter)
-        if len(self._queue) > self._limits.max_queue and not self._is_settled_at_once(waiter):
-            self._turn_last_away()  # before it has evicted anything
-        self._dispatch()
-        if len(self._queue) > self._limits.max_queue:
-            self._turn_last_away()
         try:
+            if len(self._queue) > self._limits.max_queue and not self._is_settled_at_once(waiter):
+                self._turn_last_away()  # before it has evicted anything
+            self._dispatch()
+            if len(self._queue) > self._limits.max_queue:
+                self._turn_last_away()
             await waiter.served.wait()
         except BaseException:
             if waiter.slot is not None:  # handed over in the moment it was cancelled
@@ -223,6 +223,7 @@ class Scheduler(Generic[M]):
                     case Load() if room_is_wanted:
                         pass
                     case Load(()):
+                        self._join_waiting(waiter, free.capacity())
                         slot = self._open_slot(self._tasks, waiter, free.capacity())
                         free.take(slot.held)
                         self._hand_over(waiter, slot)
@@ -277,6 +278,15 @@ class Scheduler(Generic[M]):
             )
             if slot.spec.model_path == waiter.plan.spec.model_path:
                 waiter.plan = waiter.plan.joined(slot.spec)
+
+    def _join_waiting(self, waiter: _Waiter[M], free: Capacity) -> None:
+        """Have what is loaded do for all that wait for the same model, if there is room for that."""
+        for other in self._queue:
+            spec = other.plan.spec
+            if spec.files == waiter.plan.spec.files and not spec.is_ctx_automatic:
+                joined = waiter.plan.joined(spec)
+                if joined is not waiter.plan and joined.is_at_ease(free):
+                    waiter.plan = joined
 
     # ---- slots ----
 
