@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import anyio
@@ -170,6 +171,35 @@ def test_a_request_that_ends_runners_is_tried_twice_and_then_no_more(scripted):
     assert generated(api, "say:others are served").json()["response"] == "others are served"
     assert generated(api, "die:1").status_code == 500  # another one, which had told a word: not tried again
     assert api.server.log.read_text().count("runner died") == 3
+
+
+def test_only_the_request_that_ends_runners_fails(scripted, tmp_path):
+    """Those that were beside it are tried again one after the other, and it alone when they have passed or wait."""
+    api = scripted()
+    prompts = [f"hold:{tmp_path / 'go'}:{number}|!" for number in range(3)]
+    with ThreadPoolExecutor() as pool:
+        beside = [pool.submit(generated, api, prompt) for prompt in prompts]
+        until(lambda: api.loaded() and open_streams(api) == len(prompts))
+        lost = pool.submit(generated, api, "die:0")
+        until(lambda: api.server.log.read_text().count("tried again on another runner") == len(prompts) + 1)
+        (tmp_path / "go").touch()
+        assert [answer.result().json()["response"] for answer in beside] == ["0!", "1!", "2!"]
+    assert lost.result().status_code == 500
+    assert [generated(api, prompt).status_code for prompt in (*prompts, "die:0")] == [200, 200, 200, 400]
+    assert api.server.log.read_text().count("runner died") == 2
+
+
+def test_a_connection_that_breaks_costs_nobody_else_the_runner(scripted):
+    api = scripted()
+    neighbour = send_request(api, "/api/generate", {"model": "m", "prompt": "stall:0", "stream": False})
+    until(lambda: api.loaded() and open_streams(api) == 1)
+    pid = runner_pid(api)
+    for _ in range(KILLS + 1):
+        broken = generated(api, "hangup:1")
+        assert (broken.status_code, broken.json()["error"][:31]) == (500, "the connection to the engine br")
+    assert open_streams(api) == 1
+    assert runner_pid(api) == pid
+    neighbour.close()
 
 
 @pytest.mark.parametrize("tokens", [0, 2])

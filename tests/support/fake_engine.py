@@ -16,6 +16,8 @@ What it answers is told by the prompt (the last message of a chat):
     raw:<json>    these server-sent events, a JSON list of objects, as they are
     deaf:N        a token, then busy, whoever has left, until /slots was asked N times
     unheard       no answer at all, not even a status, and no slot
+    hangup:N      N tokens, then the connection breaks
+    hold:F:a|b    two tokens, as soon as there is a file F
 Tokens are words with the blanks before them. A prompt of tokens goes on with what is behind its first words, so
 that a reply can be continued from its own.
 Texts to be embedded give (characters or tokens, 3, 4), but for
@@ -61,9 +63,9 @@ def tokens_of(prompt: str) -> Iterator[str]:
     verb, _, rest = prompt.partition(":")
     if verb == "say":
         yield from rest.split("|")
-    elif verb == "drip":
+    elif verb in {"drip", "hold"}:
         yield from rest.partition(":")[2].split("|")
-    elif verb in {"chunks", "die", "break", "paced", "stall"}:
+    elif verb in {"chunks", "die", "break", "paced", "stall", "hangup"}:
         yield from (f" tok{i}" for i in range(int(rest.partition(":")[0])))
     elif verb == "forever":
         for n in count():
@@ -207,6 +209,8 @@ class Engine:
         limit, count, verb = body.get("n_predict", -1), 0, prompt.partition(":")[0]
         start, rate = time.perf_counter(), int(prompt.split(":")[2]) if verb == "paced" else 0
         pause_s = int(prompt.split(":")[1]) / 1000 if verb == "drip" else 0
+        while verb == "hold" and not os.access(prompt.split(":")[1], os.F_OK):
+            await asyncio.sleep(0.01)
         for token in islice(tokens_of(prompt), said, None):
             if count == limit:
                 break
@@ -234,6 +238,9 @@ class Engine:
         if verb == "die":
             await writer.drain()
             os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "hangup":
+            await writer.drain()
+            return writer.transport.abort()
         if verb == "break":
             return writer.write(event(error(500, "broke as told")) + b"0\r\n\r\n")
         stop = "limit" if count == limit else "eos"

@@ -1,6 +1,5 @@
 """Generating text: from a request to a leased runner and its events."""
 
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
-from a3s_power.errors import ModelNotFound, RunnerLost
+from a3s_power.errors import ModelNotFound
 from a3s_power.generation import ChatInput, Event, GenerationRequest
 from a3s_power.grammar.calls import call_grammar
 from a3s_power.grammar.schema import AnswerGrammar
@@ -20,10 +19,8 @@ from a3s_power.service.cards import Cards
 from a3s_power.service.checks import check
 from a3s_power.service.loading import Loader
 from a3s_power.service.pictures import with_pictures
-from a3s_power.service.suspects import Suspects
+from a3s_power.service.suspects import Attempt, Suspects, tried_twice
 from a3s_power.service.turn import Begun, Turn
-
-log = logging.getLogger(__name__)
 
 CHARS_PER_TOKEN = 4
 ANSWER_TOKENS = 256
@@ -76,12 +73,7 @@ class ChatService:
         the first event is replaced once.
         """
         async with AsyncExitStack() as stack:
-            try:
-                generation = await self._begun(request, stack)
-            except RunnerLost as exc:
-                log.warning("tried again on another runner", extra={"model": request.model, "error": str(exc)})
-                generation = await self._begun(request, stack)
-            yield generation
+            yield await tried_twice(lambda: self._begun(request, stack), request.model)
 
     async def preview(self, request: GenerationRequest) -> Preview:
         """What `open` would put before the model. Raises as it does."""
@@ -125,8 +117,9 @@ class ChatService:
             inner.callback(turn.settle_cost, begun)
             events = begun.follower.follow(begun.events)
             first = await anext(events)
+            turn.attempt.tells()
             stack.push_async_exit(inner.pop_all())
-        return Generation(_from(first, events), load_ns, begun.is_truncated, turn.runner, begun)
+        return Generation(_from(first, events, turn.attempt), load_ns, begun.is_truncated, turn.runner, begun)
 
     @asynccontextmanager
     async def _held(self, request: GenerationRequest, *, generates: bool) -> AsyncIterator[Turn]:
@@ -139,9 +132,12 @@ class ChatService:
         grammar = await _grammar(request) if generates else None
         asked = Asked(request.requester, _expected_tokens(request, options.num_predict, plan.spec.num_ctx))
         matters = replace(request, requester=Requester(), keep_alive_s=None)
-        with self._suspects.watching((card.model.model_path, matters)):
-            async with self._loader.lease(card, plan, request.keep_alive_s, asked) as lease:
-                yield Turn(request, card, plan, lease, options, grammar)
+        async with (
+            self._suspects.watching(card.model.model_path, (generates, matters)) as attempt,
+            self._loader.lease(card, plan, request.keep_alive_s, asked) as lease,
+        ):
+            attempt.reaches(lease.runner.pid)
+            yield Turn(request, card, plan, lease, options, grammar, attempt)
 
 
 def _expected_tokens(request: GenerationRequest, num_predict: int, num_ctx: int) -> int:
@@ -154,9 +150,10 @@ def _expected_tokens(request: GenerationRequest, num_predict: int, num_ctx: int)
     return chars // CHARS_PER_TOKEN + (min(num_predict, num_ctx) if num_predict >= 0 else ANSWER_TOKENS)
 
 
-async def _from(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+async def _from(first: Event, events: AsyncIterator[Event], attempt: Attempt) -> AsyncIterator[Event]:
     yield first
     async for event in events:
+        attempt.tells()
         yield event
 
 

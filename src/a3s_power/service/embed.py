@@ -1,6 +1,5 @@
 """Embedding texts: from a request to vectors, whatever API it came through."""
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from a3s_power.errors import ContextExceeded, InvalidRequest, RunnerFailed, RunnerLost
+from a3s_power.errors import ContextExceeded, InvalidRequest, RunnerFailed
 from a3s_power.names import ModelName
 from a3s_power.options import merge
 from a3s_power.requester import Requester
@@ -18,7 +17,7 @@ from a3s_power.scheduler.slots import Asked, Lease, LoadPlan
 from a3s_power.service.cards import Cards, ModelCard
 from a3s_power.service.checks import check_place
 from a3s_power.service.loading import Loader
-from a3s_power.service.suspects import Suspects
+from a3s_power.service.suspects import Suspects, tried_twice
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """One in each row."""
@@ -44,8 +43,6 @@ CHARS_EACH = 4
 """Of a token, on average."""
 CHARS_PER_TOKEN = 32
 """The beginning of a text that is looked at first, for each token that fits."""
-
-log = logging.getLogger(__name__)
 
 POOLING_NONE, POOLING_LAST = 0, 3
 """llama.cpp's numbers, in a file's `pooling_type`."""
@@ -99,11 +96,7 @@ class EmbedService:
         that is lost is replaced once.
         """
         try:
-            try:
-                return await self._embed(request)
-            except RunnerLost as exc:
-                log.warning("tried again on another runner", extra={"model": request.model, "error": str(exc)})
-                return await self._embed(request)
+            return await tried_twice(lambda: self._embed(request), request.model)
         except RunnerFailed as exc:
             raise EmbeddingFailed(str(exc)) from exc
 
@@ -113,12 +106,16 @@ class EmbedService:
         plan = self._plan(card, request)
         asked = Asked(request.requester, sum(map(len, request.inputs)) // CHARS_EACH)
         matters = replace(request, requester=Requester(), keep_alive_s=None)
-        with self._suspects.watching((card.model.model_path, matters)):
-            async with self._loader.lease(card, plan, request.keep_alive_s, asked) as lease:
-                load_ns = time.monotonic_ns() - started
-                window = _window(card, request, plan.spec, lease)
-                vectors, prompt_tokens = await _embed_in_groups(lease.runner, request, window)
-                lease.cost = prompt_tokens
+        async with (
+            self._suspects.watching(card.model.model_path, matters) as attempt,
+            self._loader.lease(card, plan, request.keep_alive_s, asked) as lease,
+        ):
+            attempt.reaches(lease.runner.pid)
+            load_ns = time.monotonic_ns() - started
+            window = _window(card, request, plan.spec, lease)
+            lease.cost = lease.expected  # for who leaves
+            vectors, prompt_tokens = await _embed_in_groups(lease.runner, request, window)
+            lease.cost = prompt_tokens
         return Embedded(vectors, prompt_tokens, load_ns)
 
     async def load(self, request: EmbeddingRequest) -> None:

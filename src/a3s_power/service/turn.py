@@ -31,6 +31,7 @@ from a3s_power.service.cards import ModelCard
 from a3s_power.service.following import Follower
 from a3s_power.service.prompting import Draft
 from a3s_power.service.steps import in_steps, reserved
+from a3s_power.service.suspects import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,10 @@ class Turn:
         lease: Lease,
         options: SamplingOptions,
         grammar: AnswerGrammar | None,
+        attempt: Attempt,
     ) -> None:
         self.runner = lease.runner
+        self.attempt = attempt
         self._lease = lease
         self._following: Follower | None = None
         self._request = request
