@@ -143,6 +143,19 @@ def test_only_what_is_not_quantised_can_be(real):
     assert response.json() == {"error": "quantization is only supported for F16, BF16 and F32 models"}
 
 
+def test_a_model_keeps_its_base_s_draft_unless_it_brings_its_own(scripted, tmp_path):
+    api = scripted()
+    first, second = (api.upload(model_file(tmp_path / name, **{"general.name": name})) for name in ("1", "2"))
+    steps = [("m", {"d.gguf": first}), ("drafted", None), ("drafted", {"d.gguf": second})]
+    for base, drafts in steps:
+        body = {"model": "drafted", "from": base, "stream": False} | ({"draft_files": drafts} if drafts else {})
+        assert api.post("/api/create", body).status_code == 200
+        (drafted,) = store_of(api).glob("manifests/**/drafted/latest")
+        layers = json.loads(drafted.read_text())["layers"]
+        found = [layer["digest"] for layer in layers if layer["mediaType"].endswith("draft")]
+        assert found == [second if drafts == {"d.gguf": second} else first]
+
+
 def test_a_draft_that_is_quantised_is_not_quantised_again(scripted, tmp_path):
     api = scripted()
     draft = model_file(tmp_path / "d.gguf", **{"general.file_type": 7})

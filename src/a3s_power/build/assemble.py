@@ -61,9 +61,10 @@ def assemble(store: ModelStore, recipe: Recipe, tell: Tell) -> None:
         adapters = _adapters(bench, recipe, base)  # what is wrong with it is said before hours of work
         drafts = _drafts(bench, recipe)
         base = _quantised(bench, base, recipe.quantize)
-        config = _with_draft(bench, _with_renderer(base), drafts or base.layers)
+        kept = [layer for layer in base.layers if not (drafts and layer.media_type == media.DRAFT)]
+        config = _with_draft(bench, _with_renderer(base), drafts or kept)
         config = _with_info(config, said, recipe)
-        layers = _with_texts(bench, [*base.layers, *adapters, *drafts], base, recipe)
+        layers = _with_texts(bench, [*kept, *adapters, *drafts], base, recipe)
         for layer in layers:
             tell(Progress(_status(bench, layer, base.known)))
         tell(Progress("writing manifest"))
