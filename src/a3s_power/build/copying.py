@@ -13,7 +13,7 @@ from a3s_power.gguf import Layout, Span
 from a3s_power.store.parts import disk_errors
 from a3s_power.units import MIB
 
-Write = Callable[[bytes], object]
+Write = Callable[[bytes | bytearray], object]
 
 _PREAMBLE = struct.Struct("<4sIQQ")  # magic, version, tensors, keys
 

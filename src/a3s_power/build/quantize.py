@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from io import FileIO
 from itertools import cycle
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -141,7 +142,7 @@ class _Crew:
     def __exit__(self, *exc: object) -> None:
         self._owned.close()
 
-    def packed(self, size_bytes: int, wait: Callable[[], object]) -> bytes:
+    def packed(self, size_bytes: int, wait: Callable[[], object]) -> bytearray:
         """The next block; `wait` is called now and then until it is there. Raises QuantizationFailed."""
         return next(self._turns).read(size_bytes, wait)
 
@@ -165,7 +166,7 @@ class _Worker:
             )
         except OSError as exc:
             raise QuantizationFailed(f"quantization could not be started: {exc}") from exc
-        assert self._process.stdout, "it is a pipe"
+        assert isinstance(self._process.stdout, FileIO), "it is a pipe without a buffer"
         assert self._process.stderr, "it is a pipe"
         self._output, self._errors = self._process.stdout, self._process.stderr
         _widen(self._output)
@@ -180,15 +181,18 @@ class _Worker:
         self._output.close()
         self._errors.close()
 
-    def read(self, size_bytes: int, wait: Callable[[], object]) -> bytes:
-        data = bytearray()
-        while len(data) < size_bytes:
+    def read(self, size_bytes: int, wait: Callable[[], object]) -> bytearray:
+        data = bytearray(size_bytes)
+        rest = memoryview(
+            data
+        )  # filled in place: to copy what comes would take this process as long as to read it
+        while rest:
             while not self._ready.select(_PATIENCE_S):
                 wait()
-            if not (piece := self._output.read(size_bytes - len(data))):
+            if not (count := self._output.readinto(rest)):
                 raise self._failure()
-            data += piece
-        return bytes(data)
+            rest = rest[count:]
+        return data
 
     def _failure(self) -> InvalidGGUF | QuantizationFailed:
         words = self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
@@ -212,7 +216,7 @@ def _checked(tensor: Tensor, write: Write) -> Write:
     if tensor.type not in SOURCES or tensor.name.startswith(EMBEDDED):
         return write
 
-    def check(piece: bytes) -> None:
+    def check(piece: bytes | bytearray) -> None:
         if not are_finite(piece, tensor.type):
             raise InvalidGGUF(f"tensor '{tensor.name}' has invalid data: weights that are no finite numbers")
         write(piece)

@@ -13,7 +13,8 @@ _SCALES = {"Q8_0": (0,), "Q5_0": (0,), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (
 """Type → where the float16 scales of a block are, in bytes from its beginning (`ggml-common.h`)."""
 
 _BLOCK_BYTES = {type_.name: type_.block_bytes for type_ in TENSOR_TYPES.values()}
-_BF16_EXPONENT = 0x7F80
+_INFINITY = {"F16": 0x7C00, "BF16": 0x7F80}
+"""Types of two bytes → from where on their bits, but for the sign, are no finite number."""
 
 
 def packed(data: bytes, source: str, target: str) -> bytes:
@@ -22,15 +23,13 @@ def packed(data: bytes, source: str, target: str) -> bytes:
     return bytes(libgguf.quantize_rows(weights.reshape(1, -1), libgguf.GGMLQuantizationType[target]))
 
 
-def are_finite(data: bytes, type_: str) -> bool:
+def are_finite(data: bytes | bytearray, type_: str) -> bool:
     """Whether no weight, and no scale of one, is infinite or no number: llama.cpp's `ggml_validate_row_data`."""
     match type_:
         case "F32":
             return bool(np.isfinite(np.frombuffer(data, "<f4")).all())
-        case "F16":
-            return bool(np.isfinite(np.frombuffer(data, "<f2")).all())
-        case "BF16":
-            return bool(((np.frombuffer(data, "<u2") & _BF16_EXPONENT) != _BF16_EXPONENT).all())
+        case "F16" | "BF16":  # as integers: numpy's isfinite takes 15 times as long for these
+            return bool((np.frombuffer(data, "<u2") & 0x7FFF).max(initial=0) < _INFINITY[type_])
     blocks = np.frombuffer(data, np.uint8).reshape(-1, _BLOCK_BYTES[type_])
     scales = [np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2") for at in _SCALES[type_]]
     return all(bool(np.isfinite(each).all()) for each in scales)

@@ -22,7 +22,7 @@ class Writing(Protocol):
 
     size_bytes: int
 
-    def write_to(self, write: Callable[[bytes], object]) -> None:
+    def write_to(self, write: Callable[[bytes | bytearray], object]) -> None:
         """Give `write` the file's bytes, in pieces. Blocks; stops if `write` raises."""
 
 
@@ -94,7 +94,7 @@ class Workbench:
         with blobs.ingest(size=size_bytes) as ingest:
             tell_at = 0.0
 
-            def write(piece: bytes) -> None:
+            def write(piece: bytes | bytearray) -> None:
                 nonlocal tell_at
                 if (now := monotonic()) >= tell_at:
                     tell_at = now + _STEP_S

@@ -177,7 +177,7 @@ class Ingest:
         if self.size is not None and self.offset > self.size:
             self.restart()
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | bytearray) -> None:
         """Append. InvalidRequest, and back to the beginning, beyond the announced size."""
         if self.size is not None and self.offset + len(chunk) > self.size:
             self.restart()
@@ -228,7 +228,7 @@ class Ingest:
         finally:
             self._part.close()
 
-    def _count(self, chunk: bytes | memoryview) -> None:
+    def _count(self, chunk: bytes | bytearray | memoryview) -> None:
         self._hash.update(chunk)
         self.offset += len(chunk)
 
