@@ -90,9 +90,11 @@ def _prune_blob(blobs: BlobStore, digest: str, before: float, dry_run: bool) -> 
 def _prune_part(path: Path, now: float, older_than_s: float, dry_run: bool) -> int | None:
     """The size of the part, if nobody writes to it and nobody will: only a `.part` can be resumed.
 
-    A temporary file is locked from its first moment to its last. A map has no lock: its part may be about to come.
+    A temporary file, `<hex>.tmp`, is locked from its first moment to its last. A map has no lock, nor has the new
+    one that is about to replace it, `….map.tmp`.
     """
-    kept_s = {".part": PARTS_KEPT_S, ".tmp": -math.inf}.get(path.suffix, older_than_s)
+    is_locked_in_use = path.suffixes == [".tmp"]
+    kept_s = PARTS_KEPT_S if path.suffix == ".part" else -math.inf if is_locked_in_use else older_than_s
     with disk_errors(f"prune {path}"), suppress(FileNotFoundError):
         status = path.stat()
         if status.st_mtime < now - kept_s and (file := open_locked(path)):

@@ -121,6 +121,17 @@ def test_what_a_killed_process_left_and_nobody_can_resume_goes_at_once(store, tm
     assert parts(tmp_path) == []
 
 
+def test_a_map_that_is_about_to_be_renamed_stays(store, tmp_path):
+    folder = tmp_path / ".a3s-power" / "parts"
+    folder.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    (folder / f"{'a' * 64}.map.tmp").touch()
+    aged(folder / f"{'a' * 64}.map.tmp", HOUR - 1)
+    assert prune(store, now=NOW) == Pruned(0, 0)
+    aged(folder / f"{'a' * 64}.map.tmp", HOUR + 1)
+    assert prune(store, now=NOW) == Pruned(1, 0)
+
+
 def test_parts_that_are_being_written_stay(store, tmp_path):
     with store.blobs.ingest(DIGEST) as announced, store.blobs.ingest() as other:
         announced.write(b"slow")
